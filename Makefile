@@ -1,0 +1,62 @@
+# chainrelay: `make help` lists the targets. Everything runs with Debian's own Python in a venv that sees Debian's packages.
+SHELL := /bin/bash
+PATH := /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH
+PYTHON := .venv/bin/python
+export PYTHONPATH := agent:tests:bench:packaging
+HOPS ?= 2
+FAMILY ?= 4
+RULES ?= nftables
+XDP ?= auto
+WAY ?= recursive
+QUICK ?=
+COUNT ?= 1000000
+
+.PHONY: help setup lint types test test-long demo bench bench-setup bench-legacy fuzz-xdp deb check-deb test-hosts clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what the other targets need (apt, PyPI); they call it by themselves
+	@packaging/setup.sh
+
+lint: setup ## ruff
+	@$(PYTHON) -m ruff check agent tests bench packaging
+
+types: setup ## mypy --strict
+	@$(PYTHON) -m mypy agent/chainrelay tests bench packaging
+
+test: setup ## all tests but the long ones (root; under 15 minutes on two cores)
+	@$(PYTHON) -m pytest -m "not long"
+
+test-long: setup ## whole matrices and long runs
+	@$(PYTHON) -m pytest -m long
+
+test-hosts: setup ## install, start, reboot, video, reload, restart, upgrade, purge on booted Debian 12 and 13 (root)
+	@CHAINRELAY_RELEASES="bookworm trixie" $(PYTHON) -m pytest tests/hosts -m "not vagrant"
+
+deb: ## three packages into dist/, from a clean export, the same octets each time
+	@packaging/build-deb.sh $(VERSION)
+
+check-deb: ## the packages under lintian, piuparts and reprotest
+	@packaging/check-deb.sh
+
+demo: setup ## real video; HOPS=1..5 FAMILY=4|6 WAY=recursive|iterative RULES=nftables|iptables-legacy XDP=auto|native|generic|off (root)
+	@$(PYTHON) -m demo --hops $(HOPS) --family $(FAMILY) --way $(WAY) --rules $(RULES) --xdp $(XDP)
+
+bench-setup: setup ## sessions per second through two hops; QUICK=1 ends within a minute
+	@$(PYTHON) -m setup_rate $(if $(QUICK),--quick,--write docs)
+
+bench: ## datagrams per second and core against other relays, into docs/benchmarks.md; QUICK=1: ratios, a minute (root)
+	@BENCH=1 packaging/setup.sh
+	@$(PYTHON) -m forwarding $(if $(QUICK),--quick,--write docs)
+	@$(if $(QUICK),true,$(PYTHON) -m legacy_backend --write docs)
+
+bench-legacy: setup ## iptables-legacy with 1 to 5,000 sessions standing, beside nftables; QUICK=1: half a minute (root)
+	@$(PYTHON) -m legacy_backend $(if $(QUICK),--quick,--write docs)
+
+fuzz-xdp: setup ## COUNT=1000000 random frames: the XDP program against its model (root)
+	@$(PYTHON) -m unit.ebpf.fuzz --count $(COUNT)
+
+clean: ## remove the venv and caches
+	@rm -rf dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,183 @@
+"""What verbs share: options, and sessions and errors as text or JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chainrelay import client
+from chainrelay.client import Client, Session
+from chainrelay.client.client import Opening
+from chainrelay.wire.endpoint import Address, Endpoint, parse_address, split_host_port
+from chainrelay.wire.messages import HopCounters, Protocol, Way
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  argparse has no public name for it
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """--config."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="DIR",
+        help="directory with client.toml, routes.toml, peers.toml (default: $XDG_CONFIG_HOME/chainrelay, then /etc/chainrelay)",
+    )
+
+
+def add_session(parser: argparse.ArgumentParser) -> None:
+    """Whom to reach, and how."""
+    whom = parser.add_mutually_exclusive_group(required=True)
+    whom.add_argument("server", nargs="?", metavar="SERVER", help="the server's control address, HOST or HOST:PORT (default port 9799)")
+    whom.add_argument("--peer", metavar="HOST:PORT", help="the server's endpoint (P6), for a server without control connection")
+    parser.add_argument("--server-id", metavar="ID", help="the server's id in peers.toml: both sides authenticate (default: client.toml)")
+    parser.add_argument(
+        "--peers", type=network, action="append", default=[], metavar="PREFIX", help="where the server's P6 may lie besides its own address"
+    )
+    parser.add_argument("--components", type=int, choices=(1, 2), help="2: an even port and the next one, for RTP and RTCP")
+    parser.add_argument(
+        "--way", type=way, choices=tuple(Way), metavar="WAY",
+        help="recursive (relays ask each other) or iterative (this client asks each of them), instead of what routes.toml says",
+    )  # fmt: skip
+    parser.add_argument("--lease", type=int, default=0, metavar="SECONDS", help="lease to ask for (default: client.toml)")
+    add_config(parser)
+
+
+def make_client(options: argparse.Namespace) -> Client:
+    """A client with the options' configuration. Raises ConfigError."""
+    return Client(options.config or client.default_config(), way=options.way)
+
+
+def opening(owner: Client, options: argparse.Namespace, protocol: Protocol | None, local: int | Endpoint, *, sockets: bool) -> Opening:
+    """The session that the options describe."""
+    if options.peer:
+        return owner.open_to(
+            options.peer, protocol=protocol or Protocol.UDP, components=options.components or 1, local=local, sockets=sockets,
+            lease=options.lease,
+        )  # fmt: skip
+    return owner.open(
+        options.server, protocol=protocol, components=options.components, local=local, sockets=sockets, lease=options.lease,
+        server_id=options.server_id, peers=options.peers,
+    )  # fmt: skip
+
+
+async def until_ended(session: Session) -> None:
+    """Until interrupted; raises the Refusal when a relay or the server ends the session."""
+    await session.ended()
+    await asyncio.get_running_loop().create_future()
+
+
+def way(text: str) -> Way:
+    """`recursive` or `iterative`."""
+    try:
+        return Way[text.upper()]
+    except KeyError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither recursive nor iterative") from error
+
+
+def local(text: str) -> int | Endpoint:
+    """`PORT` or `ADDRESS:PORT`."""
+    try:
+        return Endpoint.parse(f"127.0.0.1:{text}").port if text.isdecimal() else Endpoint.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def endpoint(text: str) -> Endpoint:
+    """`ADDRESS:PORT`."""
+    try:
+        return Endpoint.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def listen(text: str) -> Endpoint:
+    """`ADDRESS:PORT` to listen on; port 0 = a free one."""
+    try:
+        host, port = split_host_port(text, lowest=0)
+        return Endpoint(parse_address(host), port)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def address(text: str) -> Address:
+    """An address."""
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def network(text: str) -> Network:
+    """A prefix."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+class Report:
+    """Prints what happens to a session, as text or as a JSON object per line."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def opened(self, session: Session, event: str = "open") -> None:
+        """Its endpoints."""
+        rows = {
+            "session": session.id.hex(),
+            "protocol": session.protocol.name.lower(),
+            "components": session.components,
+            "local": str(session.local),
+            "entry": str(session.entry),
+            "exit": str(session.exit),
+            "peer": str(session.peer),
+            "mtu": session.mtu,
+        }
+        if self._as_json:
+            self._print(json.dumps({"event": event, **rows}))
+            return
+        meaning = {
+            "local": "P1: receive here, send from here",
+            "entry": "P2: send there",
+            "exit": "P5: what the server sees and answers to",
+            "peer": "P6: the server",
+            "mtu": "bytes in a datagram at most",
+        }
+        head = [] if event == "open" else [f"{event}:"]
+        self._print("\n".join([*head, *(f"{name:<10} {value!s:<28} {meaning.get(name, '')}".rstrip() for name, value in rows.items())]))
+
+    def forwarding(self, listen: Endpoint) -> None:
+        """The local port is open."""
+        self._print(json.dumps({"event": "forward", "listen": str(listen)}) if self._as_json else f"listen     {listen}")
+
+    def closed(self, counters: tuple[HopCounters, ...]) -> None:
+        """What every relay counted."""
+        if self._as_json:
+            hops = [
+                {
+                    "hop": hop.hop,
+                    "to_server": {"packets": hop.to_server_packets, "bytes": hop.to_server_bytes},
+                    "to_client": {"packets": hop.to_client_packets, "bytes": hop.to_client_bytes},
+                }
+                for hop in counters
+            ]
+            self._print(json.dumps({"event": "closed", "counters": hops}))
+            return
+        for hop in counters:
+            self._print(
+                f"{hop.hop}: to the server {hop.to_server_packets} packets, {hop.to_server_bytes} bytes; "
+                f"to the client {hop.to_client_packets} packets, {hop.to_client_bytes} bytes"
+            )
+
+    @staticmethod
+    def _print(text: str) -> None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()  # whoever reads a pipe must not wait for the end

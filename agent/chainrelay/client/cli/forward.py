@@ -1,0 +1,186 @@
+"""`chainrelay forward`: a local UDP or TCP port that leads through a session, for a program that knows nothing of relays.
+
+UDP: one session; whoever sends to the local port first is its user, and answers go to him. His port may change (mosh hops), his
+address may not. TCP: every connection to the local port gets a session of its own, as a session has exactly one P1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from chainrelay.client import advice
+from chainrelay.client import sockets as p1
+from chainrelay.client.advice import Exit
+from chainrelay.client.cli import common
+from chainrelay.errors import ConfigError, Refusal
+from chainrelay.wire.endpoint import Endpoint
+from chainrelay.wire.messages import Protocol
+
+if TYPE_CHECKING:
+    from chainrelay.client import Client
+    from chainrelay.client.cli.common import Verbs
+
+LARGEST_DATAGRAM = 65535
+TURN = 64  # datagrams of one socket before others get their turn
+CHUNK = 64 * 1024
+
+
+def add(verbs: Verbs) -> None:
+    """The verb's options."""
+    parser = verbs.add_parser(
+        "forward",
+        help="a local port for an unmodified program",
+        description="Datagrams (with --tcp: connections) to LISTEN go through a session to the server, and back. Ctrl-C ends it.",
+    )
+    parser.add_argument("listen", type=_listen, metavar="LISTEN", help="local ADDRESS:PORT, or PORT at 127.0.0.1; 0 = a free port")
+    common.add_session(parser)
+    parser.add_argument("--tcp", action="store_true", help="forward TCP connections, each through a session of its own")
+    parser.add_argument(
+        "--to", type=common.endpoint, metavar="ADDRESS:PORT", help="UDP: where the server's datagrams go before anybody has sent to LISTEN"
+    )
+    parser.add_argument("--json", action="store_true", help="JSON, one object per line: forward, open, moved, closed")
+    parser.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Forward until interrupted, or until the session is ended by a relay."""
+    if options.to is not None and (options.tcp or options.to.family != options.listen.family):
+        raise ConfigError("--to", f"{options.to} is not where LISTEN ({options.listen}) can send datagrams", "UDP only, and of one family")
+    async with common.make_client(options) as owner:
+        if options.tcp:
+            await _forward_connections(owner, options)
+        else:
+            await _forward_datagrams(owner, options)
+    return Exit.OK
+
+
+def _listen(text: str) -> Endpoint:
+    return common.listen(text if ":" in text else f"127.0.0.1:{text}")
+
+
+def _bind(protocol: Protocol, at: Endpoint, components: int) -> list[socket.socket]:
+    """The local port. Raises ConfigError: what is wrong with it is wrong with the command line, not with P1."""
+    try:
+        return p1.bind(protocol, at.address, at.port, components)
+    except Refusal as fault:
+        raise ConfigError(f"LISTEN {at}", fault.text, "choose an address of this host and a free port, or port 0") from fault
+
+
+# UDP --------------------------------------------------------------------------------
+
+
+async def _forward_datagrams(owner: Client, options: argparse.Namespace) -> None:
+    report = common.Report(as_json=options.json)
+    session = await common.opening(owner, options, Protocol.UDP, 0, sockets=True)
+    session.on_moved = lambda moved: report.opened(moved, "moved")
+    try:
+        listening = _bind(Protocol.UDP, options.listen, session.components)
+        pumps = [
+            Pump(near, far, options.to.next(offset) if options.to else None)
+            for offset, (near, far) in enumerate(zip(listening, session.sockets, strict=True))
+        ]
+        try:
+            for pump in pumps:
+                pump.start()
+            report.forwarding(p1.local_endpoint(listening[0]))
+            report.opened(session)
+            await common.until_ended(session)
+        finally:
+            for pump in pumps:
+                pump.stop()
+            p1.close(listening)
+    finally:
+        report.closed(await session.close())
+
+
+class Pump:
+    """Datagrams between a local socket, with its one user, and a session's socket."""
+
+    def __init__(self, near: socket.socket, far: socket.socket, user: Endpoint | None) -> None:
+        self._near, self._far = near, far
+        self._user: tuple[str, int] | None = (str(user.address), user.port) if user else None
+
+    def start(self) -> None:
+        """From now on."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._near, self._outward)
+        loop.add_reader(self._far, self._inward)
+
+    def stop(self) -> None:
+        """No more."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._near)
+        loop.remove_reader(self._far)
+
+    def _outward(self) -> None:
+        # What the network refuses, or a full buffer, is a lost datagram as on any path: the program on top knows what to do.
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(TURN):
+                data, sender = self._near.recvfrom(LARGEST_DATAGRAM)
+                if self._user is None or self._user[0] == sender[0]:
+                    self._user = sender[:2]
+                    with contextlib.suppress(OSError):
+                        self._far.send(data)
+
+    def _inward(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(TURN):
+                try:
+                    data = self._far.recv(LARGEST_DATAGRAM)
+                except ConnectionError:  # an ICMP error about an earlier datagram
+                    continue
+                if self._user is not None:
+                    with contextlib.suppress(OSError):
+                        self._near.sendto(data, self._user)
+
+
+# TCP --------------------------------------------------------------------------------
+
+
+async def _forward_connections(owner: Client, options: argparse.Namespace) -> None:
+    report = common.Report(as_json=options.json)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with common.opening(owner, options, Protocol.TCP, 0, sockets=True) as session:
+                report.opened(session)
+                far_reader, far_writer = await asyncio.open_connection(sock=session.sockets.pop())
+                await _both_ways((reader, writer), (far_reader, far_writer))
+        except Refusal as refusal:  # of this connection; the next one may fare better
+            print(f"chainrelay forward: {advice.explain(refusal)}", file=sys.stderr)
+        except asyncio.CancelledError:
+            return  # the command ends; asyncio's own callback of the stream wants no exception
+        finally:
+            writer.close()
+
+    listening = _bind(Protocol.TCP, options.listen, 1)[0]
+    server = await asyncio.start_server(connected, sock=listening)
+    async with server:
+        report.forwarding(p1.local_endpoint(listening))
+        await server.serve_forever()
+
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _both_ways(near: Stream, far: Stream) -> None:
+    """Copy until both directions have ended; an end in one direction is passed on as such."""
+    try:
+        await asyncio.gather(_copy(near[0], far[1]), _copy(far[0], near[1]))
+    finally:
+        far[1].close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+        return
+    writer.transport.abort()  # broken on one side: the other must not wait for what never comes

@@ -1,0 +1,40 @@
+"""`chainrelay key new`: 32 random bytes for a pair of neighbours, in a file that only its owner reads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chainrelay.client.advice import Exit
+from chainrelay.config.keys import new_key
+from chainrelay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from chainrelay.client.cli.common import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """The verb's options."""
+    parser = verbs.add_parser("key", help="make keys", description="Keys are shared by two neighbours; both get the same file.")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new = actions.add_parser("new", help="a new random key")
+    new.add_argument("file", nargs="?", type=Path, metavar="FILE", help="written with mode 0600, never over a file (default: stdout)")
+    new.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Write the key."""
+    if options.file is None:
+        sys.stdout.write(new_key())
+        return Exit.OK
+    try:
+        handle = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as fault:
+        mend = "choose another name; a key in use is replaced by a new file beside it"
+        raise ConfigError(str(options.file), f"can't make it: {fault.strerror}", mend) from fault
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(new_key())
+    return Exit.OK

@@ -1,0 +1,60 @@
+"""`chainrelay open`: a session whose endpoints another program uses. It lives until the command is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import TYPE_CHECKING
+
+from chainrelay.client.advice import Exit
+from chainrelay.client.cli import common
+from chainrelay.wire.messages import Protocol
+
+if TYPE_CHECKING:
+    from chainrelay.client import Session
+    from chainrelay.client.cli.common import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    """The verb's options."""
+    parser = verbs.add_parser(
+        "open",
+        help="open a session for another program and print its endpoints",
+        description="Opens a session and prints its endpoints. The other program binds P1 and sends to P2. Ctrl-C closes it.",
+    )
+    common.add_session(parser)
+    parser.add_argument("--tcp", action="store_true", help="with --peer: a TCP session (one connection from P1)")
+    parser.add_argument("--local", type=common.local, default=0, metavar="[ADDRESS:]PORT", help="P1 (default: a free port)")
+    parser.add_argument("--json", action="store_true", help="JSON, one object per line: open, moved, closed")
+    parser.add_argument("--once", action="store_true", help="close at once: tells whether the chain works")
+    parser.add_argument("--until-done", action="store_true", help="end when the server says that it is done")
+    parser.set_defaults(run=run)
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Open, print, wait, close."""
+    report = common.Report(as_json=options.json)
+    protocol = (Protocol.TCP if options.tcp else Protocol.UDP) if options.peer else None
+    async with common.make_client(options) as owner:
+        session = await common.opening(owner, options, protocol, options.local, sockets=False)
+        session.on_moved = lambda moved: report.opened(moved, "moved")
+        try:
+            report.opened(session)
+            if not options.once:
+                await _wait(session, until_done=options.until_done)
+        finally:
+            report.closed(await session.close())
+    return Exit.OK
+
+
+async def _wait(session: Session, *, until_done: bool) -> None:
+    waits = [asyncio.ensure_future(session.ended())]
+    if until_done:
+        waits.append(asyncio.ensure_future(session.server_done()))
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in done:
+            wait.result()
+    finally:
+        for wait in waits:
+            wait.cancel()

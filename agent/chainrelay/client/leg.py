@@ -1,0 +1,271 @@
+"""A leg: what one session has between the client and the server, relayed or direct, and its lease.
+
+`RelayedLeg` speaks OPEN, BIND, RENEW, STATUS and CLOSE with relay 1 over a link that many legs share. It renews by itself; when
+a relay has forgotten the session it opens it again under the same id and says so when endpoints moved. `DirectLeg` has the same
+face where no relay is needed (M2). Neither has a socket, reads tables or knows the client-server control connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from chainrelay.client import direct
+from chainrelay.errors import Code, Refusal
+from chainrelay.limits import (
+    ASK_TIMEOUT,
+    ASK_TIMEOUT_PER_HOP,
+    LEASE_SHORTEST,
+    MAX_HOPS,
+    RECONNECT_LAST,
+    RENEW_FRACTION,
+    RENEW_RETRY,
+)
+from chainrelay.wire import messages
+from chainrelay.wire.endpoint import Endpoint, Target
+from chainrelay.wire.messages import Answer, Bind, Bound, Close, Closed, HopCounters, Open, Opened, Renew, Renewed, Status, StatusReport
+
+PATIENCE = ASK_TIMEOUT + ASK_TIMEOUT_PER_HOP * MAX_HOPS
+"""Seconds for an answer of the whole chain: a relay that waits for the next one speaks up before this ends."""
+
+FORGOTTEN = frozenset({Code.UNKNOWN_SESSION, Code.LEASE_ENDED})
+"""The session is gone at some relay; opening it again is right."""
+
+PASSING = frozenset({
+    Code.NEXT_HOP_UNREACHABLE, Code.NEXT_HOP_TIMEOUT, Code.NEXT_HOP_AUTHENTICATION, Code.NO_ROUTE, Code.NAME_NOT_RESOLVED,
+    Code.SESSION_ID_TAKEN, Code.ENDPOINT_IN_USE, Code.WRONG_STATE, Code.PORTS_EXHAUSTED, Code.SESSION_LIMIT, Code.RATE_LIMIT,
+    Code.DATAPATH_FAILED, Code.DATAPATH_FULL, Code.DRAINING, Code.INTERNAL,
+})  # fmt: skip
+"""May be better in a moment: a standing session tries again. Anything else ends it."""
+
+A = TypeVar("A", Opened, Bound, Renewed, Closed, StatusReport)
+
+
+class Told(Protocol):
+    """An answer, from whomever."""
+
+    @property
+    def message(self) -> Answer:
+        """What it says."""
+
+
+class Asker(Protocol):
+    """What a leg needs: the link to relay 1, which asks further (net/neighbours.py: Neighbour), or the client's loop (walk.py)."""
+
+    async def request(self, message: messages.Request, timeout: float = ...) -> Told:
+        """Ask the chain; raises Refusal."""
+
+
+class Leg(Protocol):
+    """The common face of both kinds."""
+
+    @property
+    def id(self) -> bytes:
+        """The session's id: 16 random bytes, the same in every relay's log."""
+
+    @property
+    def local(self) -> Endpoint:
+        """P1."""
+
+    @property
+    def entry(self) -> Endpoint:
+        """P2: where the client sends."""
+
+    @property
+    def exit(self) -> Endpoint:
+        """P5: what the server sees and answers to."""
+
+    @property
+    def mtu(self) -> int:
+        """Largest datagram payload in bytes."""
+
+    async def bind(self, server: Target) -> None:
+        """Name the server's endpoint of a reserved leg."""
+
+    async def counters(self) -> tuple[HopCounters, ...]:
+        """Per relay, nearest first."""
+
+    async def close(self) -> tuple[HopCounters, ...]:
+        """End it at every hop; the last counters."""
+
+
+@dataclass(slots=True)
+class DirectLeg:
+    """No relay between: the client sends to P6 itself and the server sees P1."""
+
+    id: bytes
+    local: Endpoint
+    entry: Endpoint
+    """P6; port 0 until `bind` of a reserved one."""
+    mtu: int
+
+    @property
+    def exit(self) -> Endpoint:
+        """P1, there being no relay."""
+        return self.local
+
+    async def bind(self, server: Target) -> None:
+        """Name the server's endpoint. Raises Refusal."""
+        found = await direct.locate(server.host)
+        if found.address.version != self.local.family:
+            raise Refusal(Code.MIXED_FAMILIES, f"{server} is not of the address family of {self.local}")
+        self.entry, self.mtu = Endpoint(found.address, server.port), direct.payload(found)
+
+    async def counters(self) -> tuple[HopCounters, ...]:
+        """No relay counts."""
+        return ()
+
+    async def close(self) -> tuple[HopCounters, ...]:
+        """Nothing stands anywhere."""
+        return ()
+
+
+class RelayedLeg:
+    """A session at relay 1 and beyond, from OPEN to CLOSE.
+
+    `check` judges every OPENED (M16) and raises Refusal. `on_moved` is told when opening again gave other endpoints,
+    `on_ended` when the session is over for good. A TCP leg is not opened again: its connection would not survive it.
+    """
+
+    def __init__(
+        self,
+        link: Asker,
+        wanted: Open,
+        check: Callable[[Opened], None],
+        *,
+        on_moved: Callable[[], None] = lambda: None,
+        on_ended: Callable[[Refusal], None] = lambda _refusal: None,
+    ) -> None:
+        self._link, self._wanted, self._check = link, wanted, check
+        self.on_moved, self.on_ended = on_moved, on_ended
+        self._opened: Opened | None = None
+        self._lease = wanted.lease
+        self._wake = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> bytes:
+        """The session's id."""
+        return self._wanted.session
+
+    @property
+    def local(self) -> Endpoint:
+        """P1."""
+        return self._wanted.partner
+
+    @property
+    def entry(self) -> Endpoint:
+        """P2."""
+        return self._answer.client_side
+
+    @property
+    def exit(self) -> Endpoint:
+        """P5."""
+        return self._answer.exit
+
+    @property
+    def mtu(self) -> int:
+        """Largest datagram payload in bytes."""
+        return self._answer.mtu
+
+    @property
+    def _answer(self) -> Opened:
+        if self._opened is None:
+            raise Refusal(Code.WRONG_STATE, "the session is not open")
+        return self._opened
+
+    async def open(self) -> None:
+        """OPEN, and renew from now on. Raises Refusal; nothing is left then."""
+        await self._open()
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def bind(self, server: Target) -> None:
+        """BIND: the rules exist at every hop when this returns. Raises Refusal."""
+        bound = await self._ask(Bind(self.id, server), Bound)
+        self._wanted = replace(self._wanted, server=server)
+        self._opened = replace(self._answer, mtu=bound.mtu)
+
+    async def counters(self) -> tuple[HopCounters, ...]:
+        """STATUS: per relay, nearest first. Raises Refusal."""
+        return (await self._ask(Status(self.id), StatusReport)).counters
+
+    def look_now(self) -> None:
+        """Renew without waiting for the third of the lease: the link was lost, a relay may have restarted."""
+        self._wake.set()
+
+    async def close(self) -> tuple[HopCounters, ...]:
+        """CLOSE; the last counters. A chain that does not answer is left to its leases, and then they are empty."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        try:
+            return (await self._ask(Close(self.id), Closed, ASK_TIMEOUT)).counters
+        except Refusal:
+            return ()
+
+    # ----------------------------------------------------------------------------
+
+    async def _ask(self, message: messages.Request, kind: type[A], timeout: float = PATIENCE) -> A:
+        answer = (await self._link.request(message, timeout)).message
+        if not isinstance(answer, kind) or answer.session != self.id:
+            raise Refusal(Code.UNEXPECTED, f"relay 1 answered {type(message).__name__} with something else; see its log")
+        return answer
+
+    async def _open(self) -> None:
+        try:
+            opened = await self._ask(self._wanted, Opened)
+            self._check(opened)
+        except (Refusal, asyncio.CancelledError) as fault:
+            if not isinstance(fault, Refusal) or fault.code in (Code.NEXT_HOP_TIMEOUT, Code.ANSWER_DENIED, Code.UNEXPECTED):
+                await asyncio.shield(self._forget())  # the chain may have it although we don't
+            raise
+        self._opened, self._lease = opened, opened.lease
+
+    async def _forget(self) -> None:
+        with contextlib.suppress(Refusal):
+            await self._link.request(Close(self.id), ASK_TIMEOUT)
+
+    async def _keep(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._lease, LEASE_SHORTEST) * RENEW_FRACTION):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._renew()
+            except Refusal as refusal:
+                self.on_ended(refusal)
+                return
+
+    async def _renew(self) -> None:
+        """Renew or open again, as often as it takes. Raises Refusal when neither will ever work."""
+        pause = RENEW_RETRY
+        while True:
+            try:
+                self._lease = (await self._ask(Renew(self.id, self._wanted.lease), Renewed)).lease
+                return
+            except Refusal as refusal:
+                if refusal.code in FORGOTTEN and self._wanted.protocol is messages.Protocol.UDP:
+                    if await self._open_again():
+                        return
+                elif refusal.code not in PASSING:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RECONNECT_LAST)
+
+    async def _open_again(self) -> bool:
+        await self._forget()  # a relay before the forgetful one still has its half, and would answer OPEN from memory
+        before = self._answer
+        try:
+            await self._open()
+        except Refusal as refusal:
+            if refusal.code in PASSING:
+                return False
+            raise
+        if (self.entry, self.exit) != (before.client_side, before.exit):
+            self.on_moved()
+        return True

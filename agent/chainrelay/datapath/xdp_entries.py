@@ -1,0 +1,185 @@
+"""Mappings as entries of the BPF maps and back. Pure; the only place that puts values into the layouts of xdp_layout.py.
+
+One builder per key: the key that adds an entry is the key that renews and removes it (`key_of`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
+
+from chainrelay.datapath.xdp_layout import COUNTS, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Layout, Value
+from chainrelay.wire.endpoint import Address, Endpoint
+
+if TYPE_CHECKING:
+    from chainrelay.datapath.mapping import Flow
+
+NO_MAC = bytes(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How datagrams to an address leave, as routes and neighbours say now."""
+
+    address: Address
+    ifindex: int = 0
+    """The route's interface; 0 without a route. Datagrams from the address must arrive there."""
+    mtu: int = 0
+    neighbour: bytes = NO_MAC
+    own: bytes = NO_MAC
+    """The interface's MAC: what we send from, and where the opposite direction arrives."""
+    ready: bool = False
+    """The neighbour's MAC is known and the interface takes the fast path: datagrams may go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an entry holds, as far as it is reported."""
+
+    source: Endpoint
+    destination: Endpoint
+    new_source: Endpoint
+    new_destination: Endpoint
+    hop: int
+    lease_ns: int
+    packets: int
+    octets: int
+    """Since the last renewal, both."""
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """One answer of a control run: what was counted since the previous one; None when there was no such flow."""
+
+    packets: int
+    octets: int
+
+
+def key_of(source: Endpoint, destination: Endpoint) -> bytes:
+    """The key of the flow that arrives with this tuple."""
+    return _tuple_layout(source.family).pack(_tuple(source, destination))
+
+
+def value_of(flow: Flow, session: bytes, arrives: Way, hop: int, lease_ns: int) -> bytes:
+    """A new entry, counters at zero. `arrives` is the way to the flow's source; `hop` the index of the way to where it goes."""
+    layout = FLOW4 if flow.source.family == 4 else FLOW6
+    leaves = {f"leaves.{name}": value for name, value in _tuple(flow.new_source, flow.new_destination).items()}
+    return layout.pack(
+        {
+            "state.lease_ns": lease_ns,
+            "state.hop": hop,
+            "state.arrives_on": arrives.ifindex,
+            "state.arrives_at": arrives.own,
+            "account.session": session,
+            **leaves,
+        }
+    )
+
+
+def held_of(key: bytes, value: bytes) -> Held:
+    """An entry read back."""
+    layout, shape = (FLOW4, TUPLE4) if len(key) == TUPLE4.size else (FLOW6, TUPLE6)
+    fields = layout.unpack(value)
+    source, destination = _endpoints(shape.unpack(key), "")
+    new_source, new_destination = _endpoints(fields, "leaves.")
+    return Held(
+        source,
+        destination,
+        new_source,
+        new_destination,
+        _int(fields["state.hop"]),
+        _int(fields["state.lease_ns"]),
+        _counted(fields, "packets"),
+        _counted(fields, "octets"),
+        _octets(fields["account.session"]),
+    )
+
+
+def leads(value: bytes, flow: Flow) -> bool:
+    """Whether the entry rewrites datagrams as `flow` says."""
+    layout = FLOW4 if len(value) == FLOW4.size else FLOW6
+    start, end = layout.offsets["leaves.source_be32"], layout.offsets["padding"]
+    return value[start:end] == key_of(flow.new_source, flow.new_destination)
+
+
+def hop_of(way: Way) -> bytes:
+    """An entry of `hops`."""
+    return HOP.pack(
+        {
+            "to": way.neighbour,
+            "from": way.own,
+            "ifindex": way.ifindex if way.ready else 0,
+            "mtu": way.mtu,
+            "family": way.address.version,
+            "address_be32": way.address.packed.ljust(16, b"\0"),
+        }
+    )
+
+
+def place_of(value: bytes) -> Address | None:
+    """The address that an entry of `hops` is the way to; None for a free place."""
+    fields = HOP.unpack(value)
+    family, octets = _int(fields["family"]), _octets(fields["address_be32"])
+    if family not in {4, 6}:
+        return None
+    return IPv4Address(octets[:4]) if family == 4 else IPv6Address(octets)
+
+
+def renewal_of(key: bytes, arrives: Way, hop: int, lease_ns: int) -> bytes:
+    """A record for the control program; `lease_ns` 0 closes the flow."""
+    layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
+    return layout.pack(
+        {
+            **{f"key.{name}": value for name, value in shape.unpack(key).items()},
+            "hop": hop,
+            "lease_ns": lease_ns,
+            "arrives_on": arrives.ifindex,
+            "arrives_at": arrives.own,
+        }
+    )
+
+
+def renewed_of(record: bytes) -> Renewed | None:
+    """The control program's answer; None when there is no such flow."""
+    layout = RENEWAL4 if len(record) == RENEWAL4.size else RENEWAL6
+    fields = layout.unpack(record)
+    return Renewed(_int(fields["packets"]), _int(fields["octets"])) if fields["found"] else None
+
+
+def _tuple_layout(family: int) -> Layout:
+    return TUPLE4 if family == 4 else TUPLE6
+
+
+def _tuple(source: Endpoint, destination: Endpoint) -> dict[str, Value]:
+    return {
+        "source_be32": source.address.packed,
+        "destination_be32": destination.address.packed,
+        "source_port_be16": source.port.to_bytes(2, "big"),
+        "destination_port_be16": destination.port.to_bytes(2, "big"),
+    }
+
+
+def _endpoints(fields: dict[str, Value], prefix: str) -> tuple[Endpoint, Endpoint]:
+    def endpoint(side: str) -> Endpoint:
+        octets = _octets(fields[f"{prefix}{side}_be32"])
+        address: Address = IPv4Address(octets) if len(octets) == 4 else IPv6Address(octets)
+        return Endpoint(address, int.from_bytes(_octets(fields[f"{prefix}{side}_port_be16"]), "big"))
+
+    return endpoint("source"), endpoint("destination")
+
+
+def _counted(fields: dict[str, Value], what: str) -> int:
+    """Since the last renewal, over all CPUs."""
+    return sum(_int(fields[f"account.counts[{place}].{what}"]) for place in range(COUNTS)) - _int(fields[f"account.{what}_told"])
+
+
+def _int(value: Value) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _octets(value: Value) -> bytes:
+    assert isinstance(value, bytes)
+    return value

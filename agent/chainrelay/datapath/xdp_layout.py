@@ -1,0 +1,158 @@
+"""The keys and values of the BPF maps, as ebpf/layout.h and ebpf/verdict.h have them. Pure: names, sizes and offsets.
+
+tests/unit/datapath/test_xdp_layout.py compiles the C side and compares every size, offset and verdict with what stands here, so
+neither side can change alone. Fields whose name ends in `_be16` or `_be32` are octets as in a packet; all others are
+integers of the machine's byte order. What the fields mean is told in layout.h, once.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping as Dictionary
+
+LAYOUT_VERSION: Final = 1
+
+Value = int | bytes
+
+
+class Verdict(IntEnum):
+    """How the program left a packet. The first two have been redirected, all others went up to the stack untouched."""
+
+    FORWARDED = 1
+    ICMP_TRANSLATED = 2
+    NOT_IP = 3
+    MALFORMED = 4
+    OPTIONS = 5
+    FRAGMENT = 6
+    OTHER_PROTOCOL = 7
+    NO_SESSION = 8
+    LEASE_ENDED = 9
+    OTHER_INTERFACE = 10
+    OTHER_STATION = 11
+    TTL_ENDS = 12
+    NO_NEXT_HOP = 13
+    TOO_LARGE = 14
+    PARTIAL_CHECKSUM = 15
+    NO_CHECKSUM = 16
+    ICMP_OTHER = 17
+
+
+VERDICTS: Final = 18  # places in the map; 0 is never counted
+
+
+class Layout:
+    """A C struct: its fields in order with their `struct` codes, padding by name."""
+
+    def __init__(self, name: str, *fields: tuple[str, str]) -> None:
+        self.name = name
+        self.fields = fields
+        self._struct = struct.Struct("=" + "".join(code for _, code in fields))
+        self.size = self._struct.size
+        self.offsets: dict[str, int] = {}
+        at = 0
+        for field, code in fields:
+            self.offsets[field] = at
+            at += struct.calcsize("=" + code)
+
+    def inside(self, prefix: str) -> tuple[tuple[str, str], ...]:
+        """The fields as members of another struct: `prefix.field`."""
+        return tuple((f"{prefix}.{field}", code) for field, code in self.fields)
+
+    def pack(self, values: Dictionary[str, Value]) -> bytes:
+        """Octets; fields that are not named are zero. Raises KeyError for a name that the struct has not."""
+        unknown = values.keys() - self.offsets.keys()
+        if unknown:
+            raise KeyError(f"{self.name} has no {', '.join(sorted(unknown))}")
+        return self._struct.pack(*(values.get(name, b"" if code.endswith("s") else 0) for name, code in self.fields))
+
+    def unpack(self, octets: bytes) -> dict[str, Value]:
+        """All fields by name. Raises struct.error when the size is another."""
+        return dict(zip(self.offsets, self._struct.unpack(octets), strict=True))
+
+
+TUPLE4: Final = Layout(
+    "tuple4",
+    ("source_be32", "4s"),
+    ("destination_be32", "4s"),
+    ("source_port_be16", "2s"),
+    ("destination_port_be16", "2s"),
+)
+TUPLE6: Final = Layout(
+    "tuple6",
+    ("source_be32", "16s"),
+    ("destination_be32", "16s"),
+    ("source_port_be16", "2s"),
+    ("destination_port_be16", "2s"),
+)
+STATE: Final = Layout(
+    "state",
+    ("lease_ns", "Q"),
+    ("hop", "I"),
+    ("arrives_on", "I"),
+    ("arrives_at", "6s"),
+    ("padding", "2s"),
+)
+COUNT: Final = Layout("count", ("packets", "Q"), ("octets", "Q"))
+COUNTS: Final = 4
+ACCOUNT: Final = Layout(
+    "account",
+    *(field for place in range(COUNTS) for field in COUNT.inside(f"counts[{place}]")),
+    ("packets_told", "Q"),
+    ("octets_told", "Q"),
+    ("session", "16s"),
+)
+FLOW4: Final = Layout(
+    "flow4", *STATE.inside("state"), *TUPLE4.inside("leaves"), ("padding", "4s"), *ACCOUNT.inside("account")
+)
+FLOW6: Final = Layout(
+    "flow6", *STATE.inside("state"), *TUPLE6.inside("leaves"), ("padding", "4s"), *ACCOUNT.inside("account")
+)
+HOP: Final = Layout(
+    "hop", ("to", "6s"), ("from", "6s"), ("ifindex", "I"), ("mtu", "I"), ("family", "I"), ("address_be32", "16s")
+)
+_RENEWAL: Final = (
+    ("hop", "I"),
+    ("lease_ns", "Q"),
+    ("arrives_on", "I"),
+    ("arrives_at", "6s"),
+    ("padding", "2s"),
+    ("found", "I"),
+    ("packets", "Q"),
+    ("octets", "Q"),
+)
+RENEWAL4: Final = Layout("renewal4", *TUPLE4.inside("key"), *_RENEWAL)
+RENEWAL6: Final = Layout("renewal6", *TUPLE6.inside("key"), *_RENEWAL)
+LAYOUTS: Final = (TUPLE4, TUPLE6, STATE, COUNT, ACCOUNT, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6)
+
+
+class MapKind(IntEnum):
+    """Kinds of BPF maps that we use, by the kernel's numbers (enum bpf_map_type)."""
+
+    HASH = 1
+    ARRAY = 2
+    PERCPU_ARRAY = 6
+
+
+@dataclass(frozen=True, slots=True)
+class MapLayout:
+    """One map: its pin's name, kind and sizes. `entries` None: as the configuration says."""
+
+    name: str
+    kind: MapKind
+    key_size: int
+    value_size: int
+    entries: int | None = None
+    preallocated: bool = True
+
+
+MAPS: Final = (
+    MapLayout("flows4", MapKind.HASH, TUPLE4.size, FLOW4.size, preallocated=False),
+    MapLayout("flows6", MapKind.HASH, TUPLE6.size, FLOW6.size, preallocated=False),
+    MapLayout("hops", MapKind.ARRAY, 4, HOP.size),
+    MapLayout("verdicts", MapKind.PERCPU_ARRAY, 4, 8, entries=VERDICTS),
+)

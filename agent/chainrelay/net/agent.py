@@ -1,0 +1,258 @@
+"""The shell around the engine: takes events to it, carries its effects out. All of the agent's I/O meets here, none of its rules.
+
+    listener ──Requested──▶            ──Reply──▶ listener
+    ends ──────Requested──▶            ──Reply──▶ ends        (the iterative way: clients inside EXTEND)
+    neighbours ─Answered──▶   engine   ──Ask────▶ neighbours
+    locator ────Located───▶            ──Locate─▶ locator
+    datapath ───Applied───▶            ──Apply──▶ datapath
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import assert_never
+
+from chainrelay.config.agent import AgentConfig
+from chainrelay.datapath.backend import Backend
+from chainrelay.datapath.mapping import LiveFlow, Outcome
+from chainrelay.errors import Code, DatapathError, Refusal
+from chainrelay.limits import ASK_TIMEOUT, ASK_TIMEOUT_HOPS, ASK_TIMEOUT_PER_HOP, RULES_CHECK
+from chainrelay.net.connection import Heard
+from chainrelay.net.datapath import DatapathQueue, Journal
+from chainrelay.net.ends import Ends
+from chainrelay.net.listener import Listener
+from chainrelay.net.locate import Found, Locator
+from chainrelay.net.neighbours import Neighbour, Reply
+from chainrelay.net.notes import NoteLog
+from chainrelay.session.engine import Engine
+from chainrelay.session.events import (
+    Answered,
+    Applied,
+    Apply,
+    Ask,
+    AskFailed,
+    Effect,
+    Event,
+    Forget,
+    Link,
+    Locate,
+    Located,
+    NextHop,
+    Note,
+    Remember,
+    Requested,
+    RulesLost,
+    Tick,
+)
+from chainrelay.session.events import Reply as ReplyEffect
+from chainrelay.session.record import Record
+from chainrelay.session.tables import PeerTable
+from chainrelay.wire.authenticated import Claimed
+from chainrelay.wire.endpoint import Address
+from chainrelay.wire.keys import PairKey, Purpose
+from chainrelay.wire.messages import Error, Extend, Open, Request
+
+log = logging.getLogger(__name__)
+
+
+class Relay:
+    """A running agent, made inside its event loop. `start` binds, `stop` leaves the sessions to their leases."""
+
+    def __init__(self, config: AgentConfig, engine: Engine, backend: Backend, journal: Journal | None = None) -> None:
+        self.config, self.engine, self._backend = config, engine, backend
+        self._stopping = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._now = asyncio.get_running_loop().time
+        self._events: deque[Event] = deque()
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._neighbours: dict[NextHop, Neighbour] = {}
+        self._locator = Locator()
+        self._notes = NoteLog()
+        self.datapath = DatapathQueue(backend, self._applied, journal)
+        self.listener = Listener(
+            config.id, self._find_key, self._purpose_of, self._requested, self._link_closed,
+            handshakes_per_second=config.handshakes_per_second,
+        )
+        self.ends = Ends(config.id, self._peers, self.listener, engine.holds, self._requested)
+
+    async def start(self) -> None:
+        """Listen, and look after the kernel's rules. Raises ConfigError when an endpoint can't be bound."""
+        await self.listener.listen(self.config.listen)
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+
+    def adopt(self, records: Iterable[Record], flows: Iterable[LiveFlow]) -> None:
+        """Take over an earlier run's sessions. Before `start`."""
+        self._perform(self.engine.adopt(records, flows, self._now()))
+        self._set_timer()
+
+    async def stop(self) -> None:
+        """Close connections; what the kernel was told stays until its lease ends.
+
+        From here on the engine hears nothing: that its neighbours' connections close is no reason to end what the next run adopts.
+        """
+        self._stopping = True
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        await self.listener.close()
+        self.ends.close()
+        for neighbour in self._neighbours.values():
+            await neighbour.close()
+        await self.datapath.drain()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._locator.close()
+        self.datapath.close()
+
+    def reconfigure(self, config: AgentConfig) -> None:
+        """Take over new tables; sessions stay, except those that the new tables no longer allow."""
+        gone = self.config.policy.peers.ids() - config.policy.peers.ids()
+        self.config = config
+        self._perform(self.engine.reconfigure(config.policy, self._now()))
+        for principal in gone:
+            self.listener.cut(principal)
+            self.ends.cut(principal)
+
+    # events in -------------------------------------------------------------
+
+    def _requested(self, link: Link, number: int, message: Heard) -> None:
+        if isinstance(message, Claimed) or (isinstance(message.message, Extend) and self._peers().is_relay(link.principal)):
+            assert isinstance(message.message, Extend), "bare connections carry nothing else"
+            self.ends.receive(link, number, message.message)
+        elif isinstance(message.message, Request):
+            self._take(Requested(link, number, message))  # type: ignore[arg-type]  # narrowed by the isinstance above
+        else:
+            text = "only requests may be sent to a relay"
+            self.listener.send(link.number, number, Error(Code.UNEXPECTED, self.config.id, text))
+
+    def _link_closed(self, link: Link) -> None:
+        """Sessions outlive their link; nothing to tell the engine."""
+        self.ends.carrier_lost(link.number)
+        log.debug("link %d closed", link.number)
+
+    def _answered(self, token: int, reply: Reply, remote: Address | None) -> None:
+        if isinstance(reply, Refusal) or remote is None:
+            why = reply if isinstance(reply, Refusal) else Refusal(Code.NEXT_HOP_UNREACHABLE, "connection lost")
+            self._take(AskFailed(token, why))
+        else:
+            self._take(Answered(token, remote, reply))
+
+    def _located(self, token: int, found: Found) -> None:
+        self._take(Located(token, *found))
+
+    def _applied(self, token: int, outcome: Outcome) -> None:
+        self._take(Applied(token, outcome))
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self._take(Tick())
+
+    def _take(self, event: Event) -> None:
+        """One event after the other: an effect that is answered at once must not re-enter the engine."""
+        if self._stopping:
+            return
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._handle(self._events.popleft())
+        finally:
+            self._busy = False
+        self._set_timer()
+
+    def _handle(self, event: Event) -> None:
+        try:
+            effects = self.engine.handle(event, self._now())
+        except Exception:
+            # A fault of ours in one session must not end everybody else's; it is loud in the log and answered as INTERNAL.
+            log.exception("the engine failed on %r", event)
+            if isinstance(event, Requested):
+                error = Error(Code.INTERNAL, self.config.id, "internal error, see the relay's log")
+                self.listener.send(event.link.number, event.request, error)
+            return
+        self._perform(effects)
+
+    # effects out -----------------------------------------------------------
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case ReplyEffect(link, request, message):
+                    if not self.ends.reply(link, request, message):
+                        self.listener.send(link, request, message)
+                case Apply(token, operation):
+                    self.datapath.submit(token, operation)
+                case Locate(token, host):
+                    self._locator.locate(host, partial(self._located, token))
+                case Ask(token, hop, message):
+                    self._neighbour(hop).ask(message, partial(self._answered, token), ask_timeout(message))
+                case Note():
+                    self._notes.write(effect, self._now())
+                case Remember() | Forget():
+                    self.datapath.remember(effect)
+                case _:
+                    assert_never(effect)
+
+    def _neighbour(self, hop: NextHop) -> Neighbour:
+        neighbour = self._neighbours.get(hop)
+        if neighbour is None:
+            keys = partial(self._current_key, hop.peer)
+            neighbour = self._neighbours[hop] = Neighbour(self.config.id, hop, keys, Purpose.RELAY_HOP, bare=True)
+        return neighbour
+
+    def _set_timer(self) -> None:
+        due = self.engine.next_deadline()
+        if due is None or due >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = asyncio.get_running_loop().call_at(due, self._tick)
+
+    async def _watch(self) -> None:
+        """Notice when somebody has removed our rules (`nft flush ruleset`), and put them and the sessions back."""
+        while True:
+            await asyncio.sleep(RULES_CHECK)
+            try:
+                if await self.datapath.call(self._backend.intact):
+                    continue
+                log.warning("our nftables rules are gone (was the whole ruleset flushed?); putting them back with all sessions")
+                self._take(RulesLost())
+                await self.datapath.drain()
+                await self.datapath.call(self._backend.setup)
+            except DatapathError as fault:
+                log.error("the kernel's rules can't be looked after: %s", fault)
+
+    # what the tables say ---------------------------------------------------
+
+    def _peers(self) -> PeerTable:
+        return self.config.policy.peers
+
+    def _find_key(self, peer: str, kid: str) -> PairKey | None:
+        return self.config.policy.peers.find_key(peer, kid)
+
+    def _current_key(self, peer: str) -> PairKey | None:
+        return self.config.policy.peers.current_key(peer)
+
+    def _purpose_of(self, peer: str) -> Purpose:
+        return Purpose.RELAY_HOP if self.config.policy.peers.is_relay(peer) else Purpose.CLIENT_HOP
+
+
+def ask_timeout(message: Request) -> float:
+    """Seconds that the next relay gets for its answer. OPEN (its path includes us) and EXTEND tell how far on this relay is."""
+    match message:
+        case Open():
+            place = len(message.path)
+        case Extend():
+            place = message.hop - 1
+        case _:
+            place = ASK_TIMEOUT_HOPS
+    return ASK_TIMEOUT + ASK_TIMEOUT_PER_HOP * max(0, ASK_TIMEOUT_HOPS - place)

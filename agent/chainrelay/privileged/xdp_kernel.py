@@ -1,0 +1,186 @@
+"""The fast path's kernel side for the agent: start the loader, open what it pinned, be the `FastKernel` of datapath/xdp.py.
+
+`open_fast_path` is what the agent calls. Nothing here imports bcc: compiling happens in the loader's own process.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from chainrelay.datapath.xdp import XdpBackend
+from chainrelay.datapath.xdp_entries import Renewed, Way, held_of, renewed_of
+from chainrelay.datapath.xdp_layout import RENEWAL4, TUPLE4, Verdict
+from chainrelay.errors import DatapathError
+from chainrelay.privileged import xdp_attach, xdp_load, xdp_pins
+from chainrelay.privileged.neighbours import Neighbours
+from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
+from chainrelay.wire.endpoint import Address
+
+log = logging.getLogger("chainrelay.xdp")
+
+FRAME: Final = 3000  # octets of records in one control run: a test run's frame must fit a page
+LOADER_TIMEOUT: Final = 60.0  # seconds; compiling takes one, on a busy machine some
+
+
+@dataclass(frozen=True, slots=True)
+class FastPathOptions:
+    """What the configuration says. `mode`: "auto", "native" or "generic"; `interfaces`: where datagrams take it."""
+
+    mode: str
+    interfaces: tuple[str, ...]
+    pins: Path
+    log: Path
+    flows: int
+    hops: int
+
+
+@dataclass(frozen=True, slots=True)
+class FastPath:
+    """A fast path that runs: the backend, and per interface the mode and the reason why not more."""
+
+    backend: XdpBackend
+    interfaces: dict[str, dict[str, str]]
+
+
+def open_fast_path(options: FastPathOptions) -> FastPath:
+    """Load, attach and open. Raises DatapathError: under "auto" the caller goes on with the rules alone, otherwise it refuses to start."""
+    if not options.interfaces:
+        raise DatapathError("no Ethernet interface of this host has an address")
+    report = run_loader(options)
+    modes: dict[str, dict[str, str]] = report["interfaces"]
+    active = [name for name, state in modes.items() if state["mode"] != "off"]
+    said = ", ".join(" ".join(filter(None, (name, state["mode"], state["why"]))) for name, state in modes.items())
+    if not active:
+        raise DatapathError(said)
+    log.info("fast path (%s): %s", options.mode, said)
+    folder = Path(report["folder"])
+    return FastPath(XdpBackend(XdpKernel(folder, [xdp_attach.interface_index(name) for name in active])), modes)
+
+
+def unload_fast_path(pins: Path) -> None:
+    """Take what is ours off all interfaces, with its maps. Raises DatapathError."""
+    try:
+        xdp_load.unload(pins, ())
+        xdp_pins.unmount(pins)
+    except OSError as error:
+        raise DatapathError(f"fast path not removed: {error.filename or pins}: {error.strerror}") from error
+
+
+def run_loader(options: FastPathOptions) -> dict[str, Any]:
+    """The loader's report. Raises DatapathError with its words."""
+    command = [
+        sys.executable, "-m", "chainrelay.privileged.xdp_load",
+        "--pins", str(options.pins), "--log", str(options.log), "--mode", options.mode,
+        "--flows", str(options.flows), "--hops", str(options.hops), *options.interfaces,
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LOADER_TIMEOUT)
+    except subprocess.TimeoutExpired as late:
+        raise DatapathError(f"the fast path's loader did not end within {LOADER_TIMEOUT:g} s; see {options.log}") from late
+    last = done.stdout.strip().rpartition("\n")[2]
+    report: dict[str, Any] = json.loads(last) if last.startswith("{") else {}
+    if done.returncode < 0:  # clang inside bcc has been seen to crash over source that does not compile
+        raise DatapathError(f"fast path not loaded: the loader died of signal {-done.returncode}; see {options.log}")
+    if done.returncode != 0:
+        words = str(report.get("error") or done.stderr.strip()[-500:] or f"status {done.returncode}")
+        raise DatapathError(f"fast path not loaded: {words}")
+    return report
+
+
+class XdpKernel:
+    """The `FastKernel` of datapath/xdp.py over pinned maps."""
+
+    def __init__(self, folder: Path, interfaces: Sequence[int]) -> None:
+        """Open what the loader pinned in `folder`; `interfaces` are those with the program."""
+        try:
+            self._flows = {4: Map.open(folder / "flows4"), 6: Map.open(folder / "flows6")}
+            self._hops, self._verdicts = Map.open(folder / "hops"), Map.open(folder / "verdicts")
+            self._control = {4: Program.open(folder / "renew4"), 6: Program.open(folder / "renew6")}
+        except OSError as error:
+            raise DatapathError(f"{error.filename}: {error.strerror}; run the loader (xdp_load) first") from error
+        self._neighbours = Neighbours(self._hops, interfaces)
+
+    def now_ns(self) -> int:
+        """CLOCK_MONOTONIC, as the program's bpf_ktime_get_coarse_ns."""
+        return time.monotonic_ns()
+
+    def ways(self, addresses: Collection[Address]) -> dict[Address, tuple[int, Way]]:
+        """See Neighbours; when all places are taken, those that no entry uses are given up."""
+        try:
+            return {address: self._neighbours.way(address) for address in addresses}
+        except DatapathError as refused:
+            if not refused.full:
+                raise
+            used = {held_of(key, value).hop for key, value in self.entries()}
+            self._neighbours.release(used, keep=addresses)
+            return {address: self._neighbours.way(address) for address in addresses}
+
+    def insert(self, key: bytes, value: bytes) -> bool:
+        """Add an entry; False when the key is taken."""
+        flows = self._map(key)
+        try:
+            flows.update(key, value, NOEXIST)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            full = error.errno in {errno.E2BIG, errno.ENOMEM}
+            why = f"the fast path is full ({flows.entries} entries a family)" if full else f"{flows.name}: {error.strerror}"
+            raise DatapathError(why, full=full) from error
+        return True
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """An entry."""
+        return self._map(key).lookup(key)
+
+    def take(self, key: bytes) -> bytes | None:
+        """Delete an entry and return what it held."""
+        return self._map(key).take(key)
+
+    def renew(self, records: Sequence[bytes]) -> list[Renewed | None]:
+        """Run the control program, in as many frames as it takes."""
+        answers: list[Renewed | None] = []
+        size = len(records[0])
+        program = self._control[4 if size == RENEWAL4.size else 6]
+        room = FRAME // size
+        for at in range(0, len(records), room):
+            _, after, _ = program.run(b"".join(records[at : at + room]))
+            answers += [renewed_of(after[start : start + size]) for start in range(0, len(after), size)]
+        return answers
+
+    def entries(self) -> Iterable[tuple[bytes, bytes]]:
+        """All entries of both families."""
+        for flows in self._flows.values():
+            yield from flows.items()
+
+    def verdicts(self) -> dict[Verdict, int]:
+        """All CPUs together."""
+        return read_verdicts(self._verdicts)
+
+    def close(self) -> None:
+        """The kernel's state stays."""
+        self._neighbours.close()
+        for each in (*self._flows.values(), self._hops, self._verdicts, *self._control.values()):
+            each.close()
+
+    def _map(self, key: bytes) -> Map:
+        return self._flows[4 if len(key) == TUPLE4.size else 6]
+
+
+def read_verdicts(verdicts: Map) -> dict[Verdict, int]:
+    """The map of that name, all CPUs together."""
+    return {
+        verdict: sum(int.from_bytes(each, sys.byteorder) for each in verdicts.lookup_percpu(_index(verdict))) for verdict in Verdict
+    }
+
+
+def _index(place: int) -> bytes:
+    return place.to_bytes(4, sys.byteorder)

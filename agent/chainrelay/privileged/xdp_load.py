@@ -1,0 +1,152 @@
+"""`python -m chainrelay.privileged.xdp_load`: compile, pin, attach, say what was chosen as JSON, end.
+
+A process of its own, so that the daemon never holds LLVM in memory. Whatever it makes stays in the kernel: maps and programs
+by their pins, attachments by themselves. Run again it replaces the programs in one step per interface, without a lost datagram,
+and keeps the maps. Its last line is a JSON object (`Report`, or {"error": text} with status 1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION
+from chainrelay.errors import DatapathError
+from chainrelay.limits import FAST_PATH_PARTNERS, FAST_PATH_SESSIONS
+from chainrelay.privileged import xdp_attach, xdp_pins
+from chainrelay.privileged.xdp_attach import Mode
+from chainrelay.privileged.xdp_bpf import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FLOWS: Final = 2 * FAST_PATH_SESSIONS  # entries per family: one a direction
+HOPS: Final = FAST_PATH_PARTNERS
+SOURCES: Final = (Path("/usr/share/chainrelay/ebpf"), Path(__file__).resolve().parents[3] / "ebpf")
+
+
+@dataclass
+class Report:
+    """What the loader did: per interface `native`, `generic` or `off`, and why not more."""
+
+    folder: str
+    layout: int = LAYOUT_VERSION
+    new_maps: list[str] = field(default_factory=list)
+    interfaces: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The process. 0 = done, 1 = refused (the text says why), 2 = usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.detach:
+            report = unload(options.pins, options.interface)
+        else:
+            report = load(options)
+    except (DatapathError, OSError) as error:
+        print(json.dumps({"error": str(error)}))
+        print(f"xdp: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(asdict(report)))
+    return 0
+
+
+def load(options: argparse.Namespace) -> Report:
+    """Compile and attach. Under `--mode native` or `generic` an interface that can't is an error, under `auto` a reason in the report."""
+    indices = {name: xdp_attach.interface_index(name) for name in options.interface}
+    pins: Path = options.pins
+    folder = xdp_pins.folder_of(pins)
+    xdp_pins.ensure_bpffs(pins)
+    report = Report(str(folder), new_maps=xdp_pins.ensure_maps(folder, options.flows, options.hops))
+    from chainrelay.privileged.xdp_compile import load_programs  # maps LLVM: not before everything else is right
+
+    load_programs(options.source, folder, xdp_pins.NEW, options.log)
+    for name, index in indices.items():
+        report.interfaces[name] = _attach(pins, folder, name, index, options.mode)
+    for number, _ in socket.if_nameindex():
+        if number not in indices.values():  # one that the configuration has named before
+            _detach(pins, number)
+    xdp_pins.publish(folder)
+    for stale in xdp_pins.other_versions(pins):
+        xdp_pins.forget(stale)
+    return report
+
+
+def unload(pins: Path, interfaces: Sequence[str]) -> Report:
+    """Take our programs off the interfaces (none named: off all of them) and remove all pins. What is not ours stays."""
+    report = Report(str(xdp_pins.folder_of(pins)))
+    for name in interfaces or [name for _, name in socket.if_nameindex()]:
+        _detach(pins, xdp_attach.interface_index(name))
+        report.interfaces[name] = {"mode": "off", "why": "detached"}
+    for version in [*xdp_pins.other_versions(pins), xdp_pins.folder_of(pins)]:
+        xdp_pins.forget(version)
+    return report
+
+
+def _detach(pins: Path, index: int) -> None:
+    ours = xdp_pins.our_programs(pins) if pins.is_dir() else {}
+    now = xdp_attach.attached(index) if ours else xdp_attach.NOTHING
+    if now.mode is not None and now.program in ours:
+        with Program.open(ours[now.program]) as program:
+            xdp_attach.detach(index, now.mode, program.descriptor)
+
+
+def _attach(pins: Path, folder: Path, name: str, index: int, wanted: str) -> dict[str, str]:
+    modes = {"auto": [Mode.NATIVE, Mode.GENERIC], "native": [Mode.NATIVE], "generic": [Mode.GENERIC]}[wanted]
+    reasons: list[str] = []
+    for mode in modes:
+        try:
+            _attach_as(pins, folder, index, mode)
+        except DatapathError as error:
+            reasons.append(f"{mode.name.lower()}: {error}")
+        else:
+            return {"mode": mode.name.lower(), "why": "; ".join(reasons)}
+    if wanted != "auto":
+        raise DatapathError(f"interface {name}: {'; '.join(reasons)}")
+    return {"mode": "off", "why": "; ".join(reasons)}
+
+
+def _attach_as(pins: Path, folder: Path, index: int, mode: Mode) -> None:
+    now = xdp_attach.attached(index)
+    ours = xdp_pins.our_programs(pins)
+    with Program.open(folder / f"{mode.name.lower()}{xdp_pins.NEW}") as program:
+        if not now.program:
+            xdp_attach.attach(index, program.descriptor, mode)
+            return
+        if now.program not in ours or now.mode is None:
+            raise DatapathError(
+                f"another XDP program (id {now.program}) is attached and stays; take it off by `ip link set dev "
+                f"{_name(index)} xdp off`, or leave the interface out of datapath.interfaces"
+            )
+        with Program.open(ours[now.program]) as before:
+            if now.mode == mode:
+                xdp_attach.attach(index, program.descriptor, mode, expected=before.descriptor)
+            else:  # the kernel can't change the mode in one step; the rules carry the datagrams in between
+                xdp_attach.detach(index, now.mode, before.descriptor)
+                xdp_attach.attach(index, program.descriptor, mode)
+
+
+def _name(index: int) -> str:
+    return socket.if_indextoname(index)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chainrelay-xdp-load", description="Load chainrelay's XDP fast path.")
+    parser.add_argument("interface", nargs="*", help="where to attach; none: compile and pin only")
+    parser.add_argument("--pins", type=Path, default=xdp_pins.DEFAULT_PINS, help="folder for the pins (a bpffs is mounted there)")
+    parser.add_argument("--source", type=Path, default=next((path for path in SOURCES if path.is_dir()), SOURCES[0]))
+    parser.add_argument("--mode", choices=("auto", "native", "generic"), default="auto")
+    parser.add_argument("--flows", type=int, default=FLOWS, help="entries per family, two a session and component")
+    parser.add_argument("--hops", type=int, default=HOPS, help="partner addresses")
+    parser.add_argument("--log", type=Path, default=Path("/run/chainrelay/xdp.log"), help="clang's and the verifier's words")
+    parser.add_argument("--detach", action="store_true", help="take the fast path off and remove its maps")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

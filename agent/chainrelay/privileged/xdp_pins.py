@@ -1,0 +1,116 @@
+"""The folder of pins: a bpffs of our own, one subfolder per layout version, maps and programs in it.
+
+What is pinned there lives without any process of ours, and what is pinned there is what counts as ours: an interface
+whose program's id is not among these programs belongs to somebody else. No compiler and no netlink here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout
+from chainrelay.errors import DatapathError
+from chainrelay.privileged.xdp_bpf import Map, Program
+
+DEFAULT_PINS: Final = Path("/run/chainrelay/bpf")  # /sys/fs/bpf is root's, and hidden by `ip netns exec`
+PROGRAMS: Final = ("native", "generic", "renew4", "renew6")
+NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
+
+
+def folder_of(pins: Path) -> Path:
+    """Where this version's maps and programs are pinned."""
+    return pins / f"v{LAYOUT_VERSION}"
+
+
+def ensure_bpffs(pins: Path) -> None:
+    """Make `pins` a bpffs unless it lies on one. Raises DatapathError that says what is missing."""
+    try:
+        pins.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatapathError(f"{pins}: {error.strerror}; create it, or name another folder for the pins") from error
+    if _is_bpffs(pins):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"bpf", os.fsencode(pins), b"bpf", 0, b"mode=0700") != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise DatapathError(f"{pins} is not a bpffs and can't be made one ({reason}); do `mount -t bpf bpf {pins}` as root")
+
+
+def _is_bpffs(path: Path) -> bool:
+    """By the mount table: the longest mount point that holds the path, the last one mounted there."""
+    target, best, kind = path.resolve(), -1, ""
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(left.split()[4].replace("\\040", " "))
+        if target.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), right.split()[0]
+    return kind == "bpf"
+
+
+def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
+    """Create and pin the maps that are missing; returns the names of those made new.
+
+    A map of another size than asked for is replaced by an empty one: until the new program is attached the old one keeps the
+    old map, afterwards sessions go on through the rules and return here at their next renewal.
+    """
+    made = []
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for layout in MAPS:
+            entries = layout.entries or (hops if layout.name == "hops" else flows)
+            if not _fits(folder / layout.name, layout, entries):
+                (folder / layout.name).unlink(missing_ok=True)
+                with Map.create(layout, entries) as created:
+                    created.pin(folder / layout.name)
+                made.append(layout.name)
+    except OSError as error:
+        raise DatapathError(f"{folder}: {error.filename}: {error.strerror}; the maps need CAP_BPF and a writable bpffs") from error
+    return made
+
+
+def _fits(path: Path, layout: MapLayout, entries: int) -> bool:
+    if not path.exists():
+        return False
+    with Map.open(path) as found:
+        is_now = (found.kind, found.key_size, found.value_size, found.entries)
+    return is_now == (layout.kind, layout.key_size, layout.value_size, entries)
+
+
+def our_programs(pins: Path) -> dict[int, Path]:
+    """Id -> pin of every program of ours, of this and of other layout versions."""
+    found = {}
+    for path in sorted(pins.glob("v*/*")):
+        if path.name.removesuffix(NEW) in PROGRAMS:
+            with Program.open(path) as program:
+                found[program.id] = path
+    return found
+
+
+def publish(folder: Path) -> None:
+    """The programs pinned as `_new` become the ones in force."""
+    for name in PROGRAMS:
+        with suppress(FileNotFoundError):
+            (folder / f"{name}{NEW}").rename(folder / name)
+
+
+def forget(folder: Path) -> None:
+    """Remove all pins of a version; the kernel frees what nothing else holds. Missing is no error."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def unmount(pins: Path) -> None:
+    """Undo `ensure_bpffs` where we have the right to and no version's pins are left. What is not a mount of its own stays."""
+    if pins.is_mount() and not any(pins.glob("v*")) and ctypes.CDLL(None).umount2(os.fsencode(pins), 0) == 0:
+        pins.rmdir()
+
+
+def other_versions(pins: Path) -> list[Path]:
+    """Folders of other layout versions."""
+    return [path for path in sorted(pins.glob("v*")) if path.is_dir() and path != folder_of(pins)]

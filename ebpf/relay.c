@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The fast path: one datagram of a session in, the same datagram with new addresses and ports out (M8), at the network
+ * driver, before the stack allocates anything for it.
+ *
+ *     parse -> look up -> rewrite -> checksum -> redirect -> count
+ *     parse.h  here       rewrite.h  checksum.h  redirect.h  here       ICMP errors: icmp.h
+ *
+ * Whatever is odd goes up untouched, before the first write, and the nftables rules deal with it. All exits have a name
+ * (verdict.h) and are counted. Map calls stand in this file only: bcc rewrites them and sees no other file.
+ *
+ * Licence: BSD-2-Clause or GPL-2.0 at your choice (the helpers used need no GPL); the rest of the project is Apache-2.0.
+ * Compiled by agent/chainrelay/privileged/xdp_load.py, which defines PINS, the folder of the pinned maps, as a
+ * string, and CPUS, how many the machine can have.
+ */
+#include "icmp.h"
+#include "redirect.h"
+
+#define BPF_LICENSE Dual BSD/GPL
+
+/* The loader has made and pinned these maps (sizes from the configuration), so the numbers here are not used. */
+BPF_TABLE_PINNED("hash", struct tuple4, struct flow4, flows4, 1, PINS "/flows4");
+BPF_TABLE_PINNED("hash", struct tuple6, struct flow6, flows6, 1, PINS "/flows6");
+BPF_TABLE_PINNED("array", __u32, struct hop, hops, 1, PINS "/hops");
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, verdicts, VERDICTS, PINS "/verdicts");
+
+enum mode { NATIVE, GENERIC };
+
+/* Exact whichever CPUs carry a session. A program is not interrupted by another on its CPU, so a place of its own needs no lock. */
+INLINE void count_flow(struct account *account, __u32 length)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	if (cpu < (CPUS <= COUNTS ? COUNTS : COUNTS - 1)) {
+		struct count *own = &account->counts[cpu];
+
+		own->packets++;
+		own->octets += length;
+	} else {
+		struct count *shared = &account->counts[COUNTS - 1];
+
+		__sync_fetch_and_add(&shared->packets, 1);
+		__sync_fetch_and_add(&shared->octets, length);
+	}
+}
+
+/*
+ * A check field that holds just the pseudo-header's sum is what a local socket left for hardware to finish. Native XDP
+ * finishes it here. Generic XDP can't know whether the packet behind is still marked so: the stack decides.
+ */
+INLINE enum verdict can_complete(enum mode mode, __u32 length)
+{
+	return mode == GENERIC || length > CHECKSUM_LONGEST ? PARTIAL_CHECKSUM : CONTINUE;
+}
+
+INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 length, enum mode mode)
+{
+	struct udphdr *udp;
+	enum verdict verdict = parse_udp(frame, ip + 1, length - sizeof(*ip), &udp);
+
+	if (verdict)
+		return verdict;
+
+	struct tuple4 key = {};
+
+	key.source_be32 = ip->saddr;
+	key.destination_be32 = ip->daddr;
+	key.source_port_be16 = udp->source;
+	key.destination_port_be16 = udp->dest;
+
+	struct flow4 *flow = flows4.lookup(&key);
+
+	if (!flow)
+		return NO_SESSION;
+	verdict = admit(frame, &flow->state, ip->ttl);
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop;
+	struct hop *hop = hops.lookup(&index);
+
+	verdict = reachable(hop, length);
+	if (verdict)
+		return verdict;
+
+	__u64 old = checksum_addresses4(&key), new = checksum_addresses4(&flow->leaves);
+	__u64 difference = checksum_difference(old, new);
+	bool partial = udp->check && udp->check == checksum_pseudo(old, udp);
+
+	if (partial) {
+		verdict = can_complete(mode, length);
+		if (verdict)
+			return verdict;
+		rewrite_udp_complete(frame, udp, length - sizeof(*ip), new, flow->leaves.source_port_be16,
+				     flow->leaves.destination_port_be16);
+	} else {
+		rewrite_udp(udp, difference, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
+	}
+	rewrite_ipv4(ip, &flow->leaves, difference);
+	redirect(frame, hop);
+	count_flow(&flow->account, length);
+	return FORWARDED;
+}
+
+INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 length, enum mode mode)
+{
+	struct udphdr *udp;
+	enum verdict verdict = parse_udp(frame, ip + 1, length - sizeof(*ip), &udp);
+
+	if (verdict)
+		return verdict;
+
+	struct tuple6 key = {};
+
+	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
+	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
+	key.source_port_be16 = udp->source;
+	key.destination_port_be16 = udp->dest;
+
+	struct flow6 *flow = flows6.lookup(&key);
+
+	if (!flow)
+		return NO_SESSION;
+	verdict = admit(frame, &flow->state, ip->hop_limit);
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop;
+	struct hop *hop = hops.lookup(&index);
+
+	verdict = reachable(hop, length);
+	if (verdict)
+		return verdict;
+	if (!udp->check)
+		return NO_CHECKSUM;
+
+	__u64 old = checksum_addresses6(&key), new = checksum_addresses6(&flow->leaves);
+	__u64 difference = checksum_difference(old, new);
+	bool partial = udp->check == checksum_pseudo(old, udp);
+
+	if (partial) {
+		verdict = can_complete(mode, length);
+		if (verdict)
+			return verdict;
+		rewrite_udp_complete(frame, udp, length - sizeof(*ip), new, flow->leaves.source_port_be16,
+				     flow->leaves.destination_port_be16);
+	} else {
+		rewrite_udp(udp, difference, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
+	}
+	rewrite_ipv6(ip, &flow->leaves);
+	redirect(frame, hop);
+	count_flow(&flow->account, length);
+	return FORWARDED;
+}
+
+INLINE enum verdict relay_icmp4(struct frame *frame, struct iphdr *ip, __u32 length)
+{
+	struct error4 *error;
+	struct tuple4 key = {};
+	enum verdict verdict = parse_error4(frame, ip, length, &error, &key);
+
+	if (verdict)
+		return verdict;
+
+	struct flow4 *flow = flows4.lookup(&key);
+
+	if (!flow)
+		return ICMP_OTHER;
+	verdict = admit(frame, &flow->state, ip->ttl);
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop;
+	struct hop *hop = hops.lookup(&index);
+
+	verdict = reachable(hop, length);
+	if (verdict)
+		return verdict;
+	rewrite_error4(ip, error, &key, &flow->leaves);
+	redirect(frame, hop);
+	return ICMP_TRANSLATED;
+}
+
+INLINE enum verdict relay_icmp6(struct frame *frame, struct ipv6hdr *ip, __u32 length)
+{
+	struct error6 *error;
+	struct tuple6 key = {};
+	enum verdict verdict = parse_error6(frame, ip, length, &error, &key);
+
+	if (verdict)
+		return verdict;
+
+	struct flow6 *flow = flows6.lookup(&key);
+
+	if (!flow)
+		return ICMP_OTHER;
+	verdict = admit(frame, &flow->state, ip->hop_limit);
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop;
+	struct hop *hop = hops.lookup(&index);
+
+	verdict = reachable(hop, length);
+	if (verdict)
+		return verdict;
+	rewrite_error6(ip, error, &key, &flow->leaves);
+	redirect(frame, hop);
+	return ICMP_TRANSLATED;
+}
+
+INLINE enum verdict relay_ipv4(struct frame *frame, enum mode mode)
+{
+	struct iphdr *ip;
+	__u32 length;
+	enum verdict verdict = parse_ipv4(frame, &ip, &length);
+
+	if (verdict)
+		return verdict;
+	switch (ip->protocol) {
+	case PROTOCOL_UDP:
+		return relay_udp4(frame, ip, length, mode);
+	case PROTOCOL_ICMP4:
+		return relay_icmp4(frame, ip, length);
+	default:
+		return OTHER_PROTOCOL;
+	}
+}
+
+INLINE enum verdict relay_ipv6(struct frame *frame, enum mode mode)
+{
+	struct ipv6hdr *ip;
+	__u32 length;
+	enum verdict verdict = parse_ipv6(frame, &ip, &length);
+
+	if (verdict)
+		return verdict;
+	switch (ip->nexthdr) {
+	case PROTOCOL_UDP:
+		return relay_udp6(frame, ip, length, mode);
+	case PROTOCOL_ICMP6:
+		return relay_icmp6(frame, ip, length);
+	default:
+		return OTHER_PROTOCOL;
+	}
+}
+
+INLINE int relay(struct xdp_md *context, enum mode mode)
+{
+	struct frame frame;
+	enum verdict verdict = parse_ethernet(context, &frame);
+
+	if (!verdict) {
+		switch (frame.ethernet->h_proto) {
+		case BE16(ETH_P_IP):
+			verdict = relay_ipv4(&frame, mode);
+			break;
+		case BE16(ETH_P_IPV6):
+			verdict = relay_ipv6(&frame, mode);
+			break;
+		default:
+			verdict = NOT_IP;
+		}
+	}
+
+	__u32 index = verdict;
+	__u64 *count = verdicts.lookup(&index);
+
+	if (count)
+		(*count)++;
+	return verdict == FORWARDED || verdict == ICMP_TRANSLATED ? XDP_REDIRECT : XDP_PASS;
+}
+
+int chainrelay_native(struct xdp_md *context)
+{
+	return relay(context, NATIVE);
+}
+
+int chainrelay_generic(struct xdp_md *context)
+{
+	return relay(context, GENERIC);
+}

@@ -1,0 +1,50 @@
+"""The exchange of a session drawn as a ladder, with the endpoints that it brought about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chainrelay.wire.endpoint import Endpoint
+from chainrelay.wire.messages import Way
+
+COLUMN = 19
+
+
+def draw(names: Sequence[str], points: Sequence[Endpoint], way: Way = Way.RECURSIVE) -> str:
+    """The exchange of M1–M8 between `names` (client, relays, server), then what P1, P2, … are.
+
+    Recursive (M12): each relay asks the next one. Iterative (M13): the client goes round a loop, and confirms from its end.
+    """
+    last = len(names) - 1
+    server, leave = f"P{len(points)}", f"P{len(points) - 1}"
+    lines = ["".join(name.ljust(COLUMN) for name in names).rstrip(), _arrow(last, 0, f"OFFER {server}", last)]
+    relays = range(1, last)
+    match way:
+        case Way.RECURSIVE:
+            lines += [_arrow(relay - 1, relay, f"OPEN P{2 * relay - 1} {server}", last) for relay in relays]
+            lines += [_arrow(relay, relay - 1, f"OPENED P{2 * relay} {leave}", last) for relay in reversed(relays)]
+        case Way.ITERATIVE:
+            for relay in relays:
+                lines.append(_arrow(0, relay, f"OPEN P{2 * relay - 1} {server}", last))
+                lines.append(_arrow(relay, 0, f"ASSIGNED P{2 * relay} P{2 * relay + 1}", last))
+            lines += [_arrow(0, relay, f"BIND P{2 * relay + 2}", last) for relay in reversed(relays)]
+    lines.append(_arrow(0, last, f"PEER {leave}", last))
+    width = max(len(str(point)) for point in points)
+    table = [f"P{index + 1:<3} {point!s:<{width}}  {_place(names, index)}" for index, point in enumerate(points)]
+    return "\n".join([*lines, "", *table])
+
+
+def _place(names: Sequence[str], index: int) -> str:
+    """P1 is the client's, P2 and P3 the first relay's, …; an odd number (an even index) faces the server."""
+    owner = (index + 1) // 2
+    return f"{names[owner]}, facing {names[owner + 1 if index % 2 == 0 else owner - 1]}"
+
+
+def _arrow(start: int, end: int, text: str, last: int) -> str:
+    """One message from column `start` to column `end`; the other columns' life lines are drawn as bars."""
+    left, right = sorted((start, end))
+    shaft = f" {text} ".center((right - left) * COLUMN - 3, "-")
+    drawn = f"-{shaft}>" if end > start else f"<{shaft}-"
+    cells = ["|".ljust(COLUMN)] * left + ["|" + drawn] + ["|".ljust(COLUMN)] * (last - right) + ["|"]
+    return "".join(cells)
+

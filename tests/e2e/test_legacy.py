@@ -1,0 +1,80 @@
+"""Agents whose rules live in the legacy tables, beside an administrator who lives there too.
+
+The rest of the chain's tests run on them in the long set (conftest.py's `two`, test_matrix.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.chain import Chain
+from lab import legacy, rulesets
+from lab.datagrams import Port
+from lab.remains import remains
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    with Chain(2, rules="iptables-legacy") as made:
+        yield made
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("components", [1, 2])
+@pytest.mark.parametrize("server_first", [True, False])
+def test_both_ways_counted_and_nothing_left(chain: Chain, family: int, components: int, server_first: bool) -> None:
+    with chain.server(family, components=components) as server, chain.open(server) as call:
+        for component in range(components):
+            call.proves_flow(server_first=server_first, component=component)
+        counters = call.close()
+    each_way = 20 * components
+    assert [(each.to_server_packets, each.to_client_packets) for each in counters] == [(each_way, each_way)] * 2
+    assert chain.leftovers() == {}
+
+
+def test_a_stranger_at_the_right_address_with_a_wrong_port_gets_nowhere(chain: Chain) -> None:
+    """The partner's port is not in the set's key: the rule for the whole tuple has to stop him, and the input chain never sees him."""
+    with chain.server(4) as server, chain.open(server) as call:
+        call.proves_flow()
+        before = [rulesets.strays(each.host, "iptables-legacy") for each in chain.firewalls]
+        counted = chain.client_loop.call(call.session.counters)
+        with Port(chain.row.client, chain.row.client_end.address(4)) as near, Port(chain.row.server, server.address) as far:
+            for _ in range(3):
+                near.send(call.session.entry, b"from a stranger")
+                far.send(call.session.exit, b"from a stranger")
+        assert call.far.receive(0.3) is None
+        assert call.near.receive(0.3) is None
+        assert [rulesets.strays(each.host, "iptables-legacy") for each in chain.firewalls] == before
+        assert chain.client_loop.call(call.session.counters) == counted
+        call.proves_flow()
+
+
+def test_nft_rules_beside_it_are_told_by_the_check() -> None:
+    with Chain(1, (4,), rules="iptables-legacy") as chain:
+        agent, host = chain.relays.agents[0], chain.firewalls[0].host
+        good = agent.run("--check-config")
+        assert ", 0 warnings" in good.stdout
+        host.run(["nft", "add", "table", "ip", "old_rules"])
+        warned = agent.run("--check-config")
+        assert "old_rules" in warned.stdout
+        assert "warning: agent.toml:datapath.rules" in warned.stdout
+
+
+def test_teardown_takes_only_what_is_ours_and_a_reload_of_his_loses_nothing() -> None:
+    with Chain(1, (4,), rules="iptables-legacy") as chain, chain.server(4) as server:
+        agent, firewall = chain.relays.agents[0], chain.firewalls[0]
+        his = legacy.saved(firewall.host, ours=False)
+        with chain.open(server) as call:
+            call.proves_flow()
+            rulesets.load(firewall.host, chain.row.administrator(firewall).ruleset())
+            call.proves_flow()
+        agent.stop()
+        assert any(line.startswith("ipset ") for line in remains(firewall.host).tables)
+        for _ in range(2):  # a second time finds nothing and is no error
+            agent.teardown()
+            assert remains(firewall.host).all == ()
+        assert legacy.saved(firewall.host, ours=False) == his

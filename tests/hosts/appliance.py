@@ -1,0 +1,170 @@
+"""A row of booted hosts with the packages on them: client, firewalls, server, as administrators would set them up.
+
+    with Appliances(tree, repository, hops=2) as row: ...      # everything installed, configured, started
+
+The topology, the administrators' rulesets and the configuration are the lab's own; only the hosts differ.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Self
+
+from chainrelay.wire.endpoint import Endpoint
+from hosts import packages
+from hosts.booted import Booted, Tree
+from lab import wait
+from lab.configuration import Configuration
+from lab.row import Row
+from lab.rulesets import CONTROL_PORT
+
+TESTS: Final = Path(__file__).parents[1]
+TESTS_INSIDE: Final = "/srv/tests"
+FAMILY: Final = 4
+OFFER_PORT: Final = 9799
+AGENT: Final = "chainrelay-agent"
+LISTEN_TIMEOUT: Final = 20.0
+
+
+def binds(repository: packages.Repository) -> dict[str, Path]:
+    """What every host sees of this machine: the repository, and the tests' own programs."""
+    return {packages.INSIDE: repository.path, TESTS_INSIDE: TESTS}
+
+
+class Appliances:
+    """The row. Every host runs the packages of `version`."""
+
+    def __init__(self, tree: Tree, repository: packages.Repository, hops: int = 2, version: str = packages.NEW) -> None:
+        with ExitStack() as stack:
+            self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="appliances-")))
+            self.row = stack.enter_context(Row(hops, (FAMILY,), make=lambda name: Booted(name, tree, binds(repository))))
+            self.configuration = Configuration(self.row, self.folder)
+            self.configuration.write()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(lambda host: self._set_up(host, version), self.hosts))
+            for firewall in reversed(self.firewalls):
+                start(firewall)
+            self._stack = stack.pop_all()
+
+    @property
+    def hosts(self) -> list[Booted]:
+        """All, from client to server."""
+        return [self.client, *self.firewalls, self.server]
+
+    @property
+    def firewalls(self) -> list[Booted]:
+        """The relays."""
+        return [as_booted(each.host) for each in self.row.firewalls]
+
+    @property
+    def client(self) -> Booted:
+        """The client."""
+        return as_booted(self.row.client)
+
+    @property
+    def server(self) -> Booted:
+        """The server."""
+        return as_booted(self.row.server)
+
+    @property
+    def control(self) -> Endpoint:
+        """The server's control endpoint."""
+        return Endpoint(self.row.server_end.address(FAMILY), OFFER_PORT)
+
+    def _set_up(self, host: Booted, version: str) -> None:
+        host.boot()
+        packages.install(host, packages.AGENT if host in self.firewalls else packages.CLIENT, version)
+        if host is not self.server:
+            configure(host, self.configuration.directory(host.name))
+
+    def close(self) -> None:
+        """Everything."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def as_booted(host: object) -> Booted:
+    """The row's hosts are what it was told to make."""
+    assert isinstance(host, Booted)
+    return host
+
+
+def configure(host: Booted, directory: Path) -> None:
+    """Copy the tables and the keys into /etc/chainrelay, the keys owned by the agent, as the manual says."""
+    shutil.copytree(directory, host.root / "etc/chainrelay", dirs_exist_ok=True)
+    host.run(["sh", "-c", "if getent passwd chainrelay >/dev/null; then chown chainrelay /etc/chainrelay/keys/*; fi"])
+
+
+def start(host: Booted) -> None:
+    """`systemctl start chainrelay-agent`; waits until it listens."""
+    host.run(["systemctl", "start", AGENT])
+    wait_listening(host)
+
+
+def wait_listening(host: Booted) -> None:
+    """Until the agent takes connections."""
+
+    def listens() -> bool:
+        return bool(host.run(["ss", "-H", "-l", "-n", "-t", f"sport = :{CONTROL_PORT}"]).stdout)
+
+    try:
+        wait.until(listens, f"the agent of {host.name} to listen", LISTEN_TIMEOUT)
+    except wait.WaitError as error:
+        raise wait.WaitError(f"{error}\n{host.run(['systemctl', 'status', '--no-pager', '-l', AGENT], check=False).stdout}") from None
+
+
+def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """The next JSON line of a program of ours on a host."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"{process.args!r} ended with {process.wait(10)}"
+    said: dict[str, Any] = json.loads(line)
+    return said
+
+
+class Call:
+    """A session that the packages' own command holds open: `offer` on the server, `open` on the client."""
+
+    def __init__(self, row: Appliances, port: int = 5004) -> None:
+        self._offer = row.server.popen(
+            ["chainrelay", "offer", "--listen", str(row.control), "--port", str(port), "--json"], stdout=subprocess.PIPE
+        )
+        assert next_line(self._offer)["event"] == "listening"
+        self._open = row.client.popen(["chainrelay", "open", str(row.control), "--json"], stdout=subprocess.PIPE)
+        said = next_line(self._open)
+        self.id = str(said["session"])
+        self.local, self.entry, self.exit, self.peer = (Endpoint.parse(said[name]) for name in ("local", "entry", "exit", "peer"))
+
+    def close(self) -> dict[str, Any]:
+        """Ctrl-C at the client; returns what the hops counted."""
+        self._open.send_signal(signal.SIGINT)
+        try:
+            said = next_line(self._open)
+            while said["event"] != "closed":  # `moved` may have come before
+                said = next_line(self._open)
+        finally:
+            self._open.wait(10)
+            self._offer.terminate()
+            self._offer.wait(10)
+        return said
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self._open, self._offer):
+            if process.poll() is None:
+                process.kill()
+                process.wait(10)

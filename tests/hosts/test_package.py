@@ -1,0 +1,105 @@
+"""One appliance's life on a booted host: install, refuse to start unconfigured, start, enable, reboot, remove, purge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hosts import packages
+from hosts.appliance import AGENT, as_booted, binds, configure, start, wait_listening
+from hosts.booted import Booted, Tree
+from lab.configuration import Configuration
+from lab.remains import remains
+from lab.row import Row
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+# what installing anything changes, whatever it is
+OTHERS = (
+    "/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/log", "/var/lib/systemd/catalog", "/etc/apt", "/root",
+    "/tmp", "/var/tmp",  # noqa: S108  paths to leave out
+    "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-", "/srv",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def row(tree: Tree, repository: packages.Repository) -> Iterator[Row]:
+    """One firewall; client and server are there for its links only."""
+    with Row(1, (4,), make=lambda name: Booted(name, tree, binds(repository))) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def host(row: Row) -> Booted:
+    """The firewall, booted and bare."""
+    firewall = as_booted(row.firewalls[0].host)
+    firewall.boot()
+    return firewall
+
+
+def test_a_life(row: Row, host: Booted, tmp_path: Path) -> None:
+    before, users = files(host), accounts(host)
+
+    printed = packages.install(host, packages.AGENT)
+    assert "chainrelay-agent" in printed
+    assert packages.installed(host, AGENT)
+    # not configured: enabled, not started, and that is no failure
+    assert state(host, "is-enabled") == "enabled"
+    assert state(host, "is-active") == "inactive"
+    assert state(host, "is-failed") == "inactive"
+    checked = host.run(["chainrelay-agent", "--check-config"], check=False)
+    assert checked.returncode == 2
+    assert "agent.toml:id" in checked.stdout, "the shipped files decide nothing on the administrator's behalf"
+
+    configuration = Configuration(row, tmp_path)
+    configuration.write()
+    configure(host, configuration.directory(host.name))
+    assert host.run(["chainrelay-agent", "--check-config"]).returncode == 0
+    start(host)
+    assert state(host, "is-active") == "active"
+    assert remains(host).tables
+
+    host.reboot()
+    wait_listening(host)
+    assert state(host, "is-active") == "active"
+    assert remains(host).tables
+
+    host.run(["apt-get", "-y", "remove", AGENT], timeout=60)
+    assert remains(host).all == (), "removal takes the kernel's state with it"
+    assert (host.root / "etc/chainrelay/agent.toml").exists(), "removal keeps the configuration"
+
+    host.run(["apt-get", "-y", "purge", AGENT, "chainrelay-client", "python3-chainrelay"], timeout=60)
+    left = files(host) - before
+    assert left == {"/etc/chainrelay"} & left, left
+    assert not [each for each in left if "keys" in each]
+    assert accounts(host) == users
+    assert state(host, "is-system-running") == "running"
+
+
+def test_manual_and_completion(host: Booted) -> None:
+    packages.install(host, packages.AGENT)
+    pages = ("man1/chainrelay.1", "man5/chainrelay.conf.5", "man7/chainrelay.7", "man8/chainrelay-agent.8", "man8/chainrelay-datapath.8")
+    for page in pages:
+        assert host.run(["zcat", "-f", f"/usr/share/man/{page}.gz"], check=False).stdout.startswith(".TH"), page
+    script = "COMP_WORDS=(chainrelay o); COMP_CWORD=1; _chainrelay; echo ${COMPREPLY[*]}"
+    words = host.run(["bash", "-c", f". /usr/share/bash-completion/completions/chainrelay; {script}"]).stdout
+    assert words.split() == ["open", "offer"]
+
+
+def files(host: Booted) -> set[str]:
+    """Every path on the host's disk that is not among what any installation changes."""
+    listed = host.run(["find", "/", "-xdev", "-not", "-type", "s"]).stdout.splitlines()
+    return {each for each in listed if not each.startswith(OTHERS)}
+
+
+def accounts(host: Booted) -> set[str]:
+    """Users and groups."""
+    return set((host.root / "etc/passwd").read_text().splitlines()) | set((host.root / "etc/group").read_text().splitlines())
+
+
+def state(host: Booted, verb: str) -> str:
+    """What systemctl says of the agent."""
+    what = [] if verb == "is-system-running" else [AGENT]
+    return host.run(["systemctl", verb, *what], check=False).stdout.strip()

@@ -1,0 +1,23 @@
+"""`chainrelay key new` as a process."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from unit.client.cli.command import run
+
+
+def test_key_new(tmp_path: Path) -> None:
+    path = tmp_path / "new.key"
+    assert run("key", "new", str(path)).returncode == 0
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(base64.b64decode(path.read_text())) == 32
+    before = path.read_text()
+    done = run("key", "new", str(path))
+    assert done.returncode == 2
+    assert "File exists" in done.stderr
+    assert path.read_text() == before
+    printed = run("key", "new").stdout
+    assert len(base64.b64decode(printed)) == 32
+    assert printed != before

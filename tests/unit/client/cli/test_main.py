@@ -1,0 +1,70 @@
+"""The command as its users start it: usage errors, exit codes, help, errors in two lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from unit.client.cli.command import run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["opne"],
+        ["open"],
+        ["open", "server", "--peer", "10.0.0.1:5"],
+        ["open", "server", "--components", "3"],
+        ["open", "server", "--local", "70000"],
+        ["open", "--peer", "no-port"],
+        ["forward", "server"],
+        ["forward", "localhost:x", "server"],
+        ["offer"],
+        ["offer", "--port", "0"],
+        ["offer", "--port", "5010-5004"],
+        ["offer", "--port", "5005", "--components", "2"],
+        ["offer", "--port", "5004", "--allow-id", "alice"],
+        ["offer", "--port", "5004", "--", "/no/such/program"],
+        ["key"],
+    ],
+)
+def test_wrong_usage_is_2_and_says_what(arguments: list[str], directory: Path) -> None:
+    more = ["--config", str(directory)] if arguments and arguments[0] in ("open", "forward") else []
+    done = run(*arguments[:1], *more, *arguments[1:])
+    assert done.returncode == 2
+    assert done.stderr.startswith(("usage:", "chainrelay"))
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_tells_the_exit_codes() -> None:
+    for verb in ([], ["open"], ["forward"], ["offer"], ["key"]):
+        done = run(*verb, "--help")
+        assert done.returncode == 0
+        assert "exit codes:" in done.stdout
+        assert "3  not reachable" in done.stdout
+    assert run("--version").stdout.startswith("chainrelay ")
+
+
+def test_a_missing_configuration_is_2_and_names_the_file(tmp_path: Path) -> None:
+    done = run("open", "server", "--config", str(tmp_path))
+    assert done.returncode == 2
+    assert "client.toml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["127.0.0.1:9"], 3, "is its program running"),
+        (["--peer", "10.9.0.1:5004"], 3, "fw1"),
+        (["--peer", "192.0.2.1:5004"], 3, "routes.toml"),
+        (["--peer", "127.0.0.1:5004", "--local", "192.0.2.1:5004"], 0, ""),
+    ],
+)
+def test_exit_codes_and_what_to_do_next(arguments: list[str], code: int, says: str, directory: Path) -> None:
+    done = run("open", "--config", str(directory), "--once", *arguments)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    if code:
+        assert len(done.stderr.splitlines()) == 2, "what and why, then what to do"

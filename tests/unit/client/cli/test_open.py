@@ -1,0 +1,27 @@
+"""`chainrelay open` as a process, over loopback without a relay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unit.client.cli.command import event, run, started
+
+
+def test_open_prints_endpoints_and_keeps_the_session(directory: Path) -> None:
+    with started("offer", "--listen", "127.0.0.1:0", "--port", "5004", "--json") as server:
+        at = event(server.stdout, "listening")["at"]
+        with started("open", at, "--config", str(directory), "--json") as held:
+            opened = event(held.stdout, "open")
+            assert opened["peer"] == opened["entry"] == "127.0.0.1:5004"
+            assert opened["local"] == opened["exit"]
+            peer = event(server.stdout, "peer")
+            assert (peer["peer"], peer["session"]) == (opened["exit"], opened["session"])
+        assert event(server.stdout, "left")["peer"] == opened["exit"]
+
+
+def test_open_as_text(directory: Path) -> None:
+    done = run("open", "--peer", "127.0.0.1:5004", "--components", "2", "--once", "--config", str(directory))
+    assert done.returncode == 0
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert list(rows) == ["session", "protocol", "components", "local", "entry", "exit", "peer", "mtu"]
+    assert rows["entry"].startswith("127.0.0.1:5004 ")

@@ -1,0 +1,82 @@
+"""A FastKernel whose maps are dictionaries, and mappings to put into them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from chainrelay.datapath.mapping import Mapping
+from chainrelay.datapath.xdp_entries import Renewed, Way
+from chainrelay.datapath.xdp_layout import FLOW4, RENEWAL4, TUPLE4, Verdict
+from chainrelay.errors import DatapathError
+from chainrelay.wire.endpoint import Address, Endpoint
+from chainrelay.wire.messages import Protocol
+
+
+@dataclass
+class Maps:
+    """A FastKernel in memory, IPv4 only; `room` entries."""
+
+    log: list[str]
+    room: int = 100
+    now: int = 0
+    held: dict[bytes, bytes] = field(default_factory=dict)
+
+    def now_ns(self) -> int:
+        return self.now
+
+    def ways(self, addresses: Collection[Address]) -> dict[Address, tuple[int, Way]]:
+        return {address: (int(address) & 0xFF, Way(address, 1, ready=True)) for address in addresses}
+
+    def insert(self, key: bytes, value: bytes) -> bool:
+        if key in self.held:
+            return False
+        if len(self.held) >= self.room:
+            raise DatapathError("the fast path is full", full=True)
+        self.log.append("fast +")
+        self.held[key] = value
+        return True
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return self.held.get(key)
+
+    def take(self, key: bytes) -> bytes | None:
+        self.log.append("fast -")
+        return self.held.pop(key, None)
+
+    def renew(self, records: Sequence[bytes]) -> list[Renewed | None]:
+        answers: list[Renewed | None] = []
+        for record in records:
+            asked = RENEWAL4.unpack(record)
+            key = record[: TUPLE4.size]
+            if key not in self.held:
+                answers.append(None)
+                continue
+            fields = FLOW4.unpack(self.held[key])
+            packets, told = fields["account.counts[0].packets"], fields["account.packets_told"]
+            assert isinstance(packets, int)
+            assert isinstance(told, int)
+            answers.append(Renewed(packets - told, 100 * (packets - told)))
+            changed = {"state.lease_ns": asked["lease_ns"], "account.packets_told": packets, "account.octets_told": 100 * packets}
+            self.held[key] = FLOW4.pack({**fields, **changed})
+        return answers
+
+    def forward(self, packets: int) -> None:
+        """As if the program had forwarded so many in every entry."""
+        for key, value in self.held.items():
+            fields = FLOW4.unpack(value)
+            self.held[key] = FLOW4.pack({**fields, "account.counts[0].packets": packets, "account.counts[0].octets": 100 * packets})
+
+    def entries(self) -> Iterable[tuple[bytes, bytes]]:
+        return list(self.held.items())
+
+    def verdicts(self) -> dict[Verdict, int]:
+        return dict.fromkeys(Verdict, 0)
+
+    def close(self) -> None:
+        self.log.append("fast closed")
+
+
+def mapping(number: int = 0, protocol: Protocol = Protocol.UDP) -> Mapping:
+    ends = (Endpoint.parse(f"10.0.0.{n}:{5000 + 10 * number + n}") for n in range(1, 5))
+    return Mapping(number.to_bytes(16, "big"), protocol, 1, *ends)

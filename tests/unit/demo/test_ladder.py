@@ -1,0 +1,62 @@
+"""The ladder as a person sees it."""
+
+from __future__ import annotations
+
+import pytest
+
+from chainrelay.wire.endpoint import Endpoint
+from chainrelay.wire.messages import Way
+from demo.ladder import draw
+
+ONE_HOP = """\
+client             fw1                server
+|<------------- OFFER P4 -------------|
+|--- OPEN P1 P4 -->|                  |
+|<- OPENED P2 P3 --|                  |
+|-------------- PEER P3 ------------->|
+
+P1   10.0.0.1:5001  client, facing fw1
+P2   10.0.0.2:5002  fw1, facing client
+P3   10.0.0.3:5003  fw1, facing server
+P4   10.0.0.4:5004  server, facing fw1"""
+
+TWO_HOPS = """\
+client             fw1                fw2                server
+|<---------------------- OFFER P6 -----------------------|
+|--- OPEN P1 P6 -->|                  |                  |
+|                  |--- OPEN P3 P6 -->|                  |
+|                  |<- OPENED P4 P5 --|                  |
+|<- OPENED P2 P5 --|                  |                  |
+|----------------------- PEER P5 ----------------------->|
+
+P1   10.0.0.1:5001  client, facing fw1
+P2   10.0.0.2:5002  fw1, facing client
+P3   10.0.0.3:5003  fw1, facing fw2
+P4   10.0.0.4:5004  fw2, facing fw1
+P5   10.0.0.5:5005  fw2, facing server
+P6   10.0.0.6:5006  server, facing fw2"""
+
+
+LOOP = """\
+client             fw1                fw2                server
+|<---------------------- OFFER P6 -----------------------|
+|--- OPEN P1 P6 -->|                  |                  |
+|< ASSIGNED P2 P3 -|                  |                  |
+|------------- OPEN P3 P6 ----------->|                  |
+|<---------- ASSIGNED P4 P5 ----------|                  |
+|-------------- BIND P6 ------------->|                  |
+|---- BIND P4 ---->|                  |                  |
+|----------------------- PEER P5 ----------------------->|"""
+
+
+POINTS = TWO_HOPS[TWO_HOPS.index("\n\n") :]
+
+
+@pytest.mark.parametrize(
+    ("hops", "way", "drawn"), [(1, Way.RECURSIVE, ONE_HOP), (2, Way.RECURSIVE, TWO_HOPS), (2, Way.ITERATIVE, LOOP + POINTS)]
+)
+def test_a_row(hops: int, way: Way, drawn: str) -> None:
+    names = ("client", *(f"fw{number}" for number in range(1, hops + 1)), "server")
+    points = [Endpoint.parse(f"10.0.0.{number}:500{number}") for number in range(1, 2 * hops + 3)]
+    assert draw(names, points, way) == drawn
+

@@ -1,0 +1,18 @@
+"""Random frames against the model, a short run; the long one is `make fuzz-xdp`."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from chainrelay.datapath.xdp_layout import Verdict
+from unit.ebpf import fuzz
+from unit.ebpf.world import World
+
+pytestmark = pytest.mark.root
+
+
+def test_random_frames_do_what_the_model_says(world: World) -> None:
+    seen = fuzz.run(world, 30_000, seed=random.randrange(2**32))
+    assert set(seen) == set(Verdict), "the frames must reach every way out"

@@ -1,0 +1,63 @@
+"""The folder of pins on a bpffs that the test mounts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chainrelay.datapath.xdp_layout import MAPS
+from chainrelay.errors import DatapathError
+from chainrelay.privileged import xdp_pins
+from chainrelay.privileged.xdp_bpf import Map
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def pins(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "a folder" / "bpf"
+    xdp_pins.ensure_bpffs(path)
+    yield path
+    subprocess.run(["umount", "-q", str(path)], check=False)
+
+
+def test_a_bpffs_is_mounted_once(pins: Path) -> None:
+    xdp_pins.ensure_bpffs(pins)
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(pins).replace(" ", "\\040") in line]
+    assert len(mounts) == 1
+    assert pins.stat().st_mode & 0o777 == 0o700
+
+
+def test_maps_are_made_once_and_kept_while_the_size_stays(pins: Path) -> None:
+    folder = xdp_pins.folder_of(pins)
+    names = [layout.name for layout in MAPS]
+    assert xdp_pins.ensure_maps(folder, 64, 8) == names
+    with Map.open(folder / "flows4") as flows:
+        flows.update(bytes(flows.key_size), bytes(flows.value_size))
+    assert xdp_pins.ensure_maps(folder, 64, 8) == []
+    with Map.open(folder / "flows4") as flows:
+        assert len(list(flows.items())) == 1
+    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6"]
+    with Map.open(folder / "flows4") as flows:
+        assert (flows.entries, list(flows.items())) == (128, [])
+
+
+def test_other_versions_are_found_and_forgotten(pins: Path) -> None:
+    old = pins / "v0"
+    xdp_pins.ensure_maps(old, 64, 8)
+    xdp_pins.ensure_maps(xdp_pins.folder_of(pins), 64, 8)
+    assert xdp_pins.other_versions(pins) == [old]
+    xdp_pins.forget(old)
+    xdp_pins.forget(old)
+    assert xdp_pins.other_versions(pins) == []
+    assert xdp_pins.our_programs(pins) == {}
+
+
+def test_a_folder_that_can_not_be_is_named() -> None:
+    with pytest.raises(DatapathError, match="/proc/nowhere"):
+        xdp_pins.ensure_bpffs(Path("/proc/nowhere"))
+    with pytest.raises(DatapathError, match="writable bpffs"):
+        xdp_pins.ensure_maps(Path("/proc/nowhere"), 1, 1)

@@ -1,0 +1,192 @@
+"""Loading, replacing, refusing: what the loader does to interfaces, and what it says."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chainrelay.datapath.mapping import Counters, Failed, Install
+from chainrelay.datapath.xdp_layout import Verdict
+from chainrelay.privileged import xdp_attach
+from lab import wait
+from lab.datagrams import Port, Stream
+from lab.fastpath import FastRow, Pins
+from lab.host import Namespace
+from lab.link import connect
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def row() -> Iterator[FastRow]:
+    with FastRow(1) as made:
+        yield made
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Namespace, str, Pins]]:
+    """A host with one interface `wan`, and a folder for pins."""
+    with Namespace("here") as here, Namespace("there") as there, ExitStack() as stack:
+        connect(here, there, ("10.1.0.0/24",), names=("wan", "far"))
+        pins = Pins()
+        stack.callback(pins.close)
+        yield here, "wan", pins
+
+
+def attached(host: Namespace, name: str) -> xdp_attach.Attached:
+    with host.enter():
+        return xdp_attach.attached(xdp_attach.interface_index(name))
+
+
+def test_a_new_program_takes_over_under_traffic_without_a_lost_datagram(row: FastRow) -> None:
+    fast = row.firewalls[0]
+    mappings = row.session(4, 5300)
+    mapping = mappings[0]
+    row.install(mappings)
+    wait.until(lambda: fast.ready(mapping), "the neighbours")
+    before = {name: attached(fast.host, name) for name in fast.interfaces}
+    with (
+        Port(row.row.client, mapping.client_partner.address, mapping.client_partner.port) as client,
+        Port(row.row.server, mapping.server_partner.address, mapping.server_partner.port) as server,
+    ):
+        stream, stop, arrived = Stream(), threading.Event(), 0
+
+        def load() -> None:
+            for _ in range(3):
+                fast.pins.load(fast.host, fast.interfaces, "--mode", "native")
+            stop.set()
+
+        loader = threading.Thread(target=load)
+        loader.start()
+        while not stop.is_set():
+            stream.send(client, mapping.client_side, 50)
+            arrived += len(server.drain())
+        loader.join()
+        while arrived < stream.sent and server.receive(1.0) is not None:
+            arrived += 1
+    assert arrived == stream.sent
+    assert arrived > 1000
+    assert fast.rules.counters([mapping]) == [Counters()], "the rules carried some"
+    for name in fast.interfaces:
+        assert attached(fast.host, name).program != before[name].program
+    row.remove(mappings)
+
+
+def test_a_foreign_program_is_never_replaced(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    with ExitStack() as stack:
+        foreign = Pins()
+        stack.callback(foreign.close)
+        foreign.load(host, [name], "--mode", "native")
+        before = attached(host, name)
+        for mode in ("native", "generic"):
+            refused = pins.load(host, [name], "--mode", mode, check=False)["error"]
+            assert f"another XDP program (id {before.program}) is attached" in refused
+            assert "ip link set dev wan xdp off" in refused
+        report = pins.load(host, [name], "--mode", "auto")
+        assert report["interfaces"]["wan"]["mode"] == "off"
+        assert attached(host, name) == before
+        pins.load(host, [name], "--detach")
+        assert attached(host, name) == before
+
+
+def test_detach_takes_ours_off_and_leaves_no_pin(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    pins.load(host, [name])
+    assert attached(host, name).mode is xdp_attach.Mode.NATIVE
+    pins.load(host, [name], "--detach")
+    assert attached(host, name) == xdp_attach.Attached(0, None)
+    assert list(pins.path.glob("v*")) == []
+
+
+def test_jumbo_frames_fall_back_to_generic_and_say_why(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    with Namespace("jumbo") as far:
+        connect(host, far, ("10.2.0.0/24",), names=("lan", "far"), mtu=9000)
+        report = pins.load(host, [name, "lan"])
+        assert report["interfaces"]["wan"] == {"mode": "native", "why": ""}
+        assert report["interfaces"]["lan"]["mode"] == "generic"
+        assert report["interfaces"]["lan"]["why"].startswith("native: ")
+        assert "MTU" in pins.load(host, ["lan"], "--mode", "native", check=False)["error"]
+
+
+def test_modes_change_and_maps_stay(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    assert set(pins.load(host, [name])["new_maps"]) == {"flows4", "flows6", "hops", "verdicts"}
+    for mode in ("generic", "native"):
+        assert pins.load(host, [name], "--mode", mode)["new_maps"] == []
+        assert attached(host, name).mode is xdp_attach.Mode[mode.upper()]
+
+
+def test_clear_errors(pair: tuple[Namespace, str, Pins], tmp_path: Path) -> None:
+    host, name, pins = pair
+
+    def error(*arguments: str) -> str:
+        return str(pins.load(host, [name], *arguments, check=False)["error"])
+
+    assert "interface 'eth9' does not exist; there are: lo" in pins.load(host, ["eth9"], check=False)["error"]
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    source = Path(__file__).resolve().parents[2] / "ebpf"
+    for path in source.iterdir():
+        (broken / path.name).symlink_to(path)
+    assert "missing" in error("--source", str(tmp_path))
+    (broken / "redirect.h").unlink()
+    (broken / "redirect.h").write_text('#error "no C at all"')
+    assert "relay.c does not compile: " in error("--source", str(broken))
+    assert "no C at all" in pins.log.read_text()
+    (broken / "redirect.h").write_text(
+        (source / "redirect.h").read_text().replace("frame->ethernet->h_source, hop->from", "(void *)frame->ethernet + 9999, hop->from")
+    )
+    assert "verifier refuses relay.c" in error("--source", str(broken))
+    assert "invalid access to packet" in pins.log.read_text()
+    assert attached(host, name) == xdp_attach.Attached(0, None), "a refused program is attached nowhere"
+
+
+def test_bcc_missing_and_no_bpffs(pair: tuple[Namespace, str, Pins], tmp_path: Path) -> None:
+    host, name, pins = pair
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc" / "__init__.py").write_text("raise ImportError('No module named bcc')\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "chainrelay.privileged.xdp_load", "--log", str(pins.log)]
+    done = host.run([*command, "--pins", str(pins.path), name], check=False, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 1
+    assert "install python3-bpfcc" in done.stderr
+    done = host.run([*command, "--pins", "/proc/nowhere", name], check=False)
+    assert done.returncode == 1
+    assert "/proc/nowhere" in done.stderr
+
+
+def test_a_full_map_refuses_the_session_and_leaves_nothing(row: FastRow) -> None:
+    fast = row.firewalls[0]
+    refused = None
+    for port in itertools.count(6000):
+        mapping = row.session(4, port)[0]
+        outcome = fast.backend.apply([Install(mapping, 60)])[0]
+        if isinstance(outcome, Failed):
+            refused = outcome
+            break
+        assert port < 6000 + 4096
+    assert refused is not None
+    assert refused.full
+    assert "full" in refused.why
+    assert fast.rules.counters([mapping]) == [Counters()]
+    keys = {(flow.source, flow.destination) for flow in fast.backend.flows()}
+    assert (mapping.client_partner, mapping.client_side) not in keys
+    assert (mapping.server_partner, mapping.server_side) not in keys
+    assert len(fast.fast.flows()) % 2 == 0
+    fast.backend.flush_own()
+    assert fast.fast.flows() == []
+    with fast.host.enter():
+        fast.backend.setup()
+
+
+def test_verdicts_have_a_count_each(row: FastRow) -> None:
+    assert set(row.firewalls[0].fast.verdicts()) == set(Verdict)
