@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
+from chainrelay.wire.sealed import SealKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Mapping:
     client_side: Endpoint
     server_side: Endpoint
     server_partner: Endpoint
+    sealed: bool = False
+    """The last relay of a sealed session: datagrams are opened toward the server and sealed toward the client (M17). No rules, XDP alone."""
 
     @property
     def family(self) -> int:
@@ -76,10 +79,14 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """Create the rules; they end by themselves after `lease` seconds. Installing the same mapping twice is no error."""
+    """Create the rules; they end by themselves after `lease` seconds. Installing the same mapping twice is no error.
+
+    A sealed mapping comes with its keys.
+    """
 
     mapping: Mapping
     lease: float
+    seal: SealKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,15 @@ class Renew:
 
     mapping: Mapping
     lease: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """Seal by these keys from now on, open by them and, for SEAL_OVERLAP seconds, by those before. The same keys twice are no error,
+    and never restart their counters. Fails as `keyless` when the mapping is not there."""
+
+    mapping: Mapping
+    seal: SealKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +118,7 @@ class Remove:
     linger: bool = False
 
 
-Operation = Install | Renew | Remove
+Operation = Install | Renew | Rekey | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +130,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The operation did not happen and left nothing. `full`: for want of room."""
+    """The operation did not happen and left nothing. `full`: for want of room. `keyless`: the kernel has lost a sealed mapping's keys."""
 
     why: str
     full: bool = False
+    keyless: bool = False
 
 
 Outcome = Done | Failed
