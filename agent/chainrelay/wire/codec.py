@@ -30,6 +30,8 @@ from chainrelay.wire.messages import (
     Open,
     Opened,
     Peer,
+    Rekey,
+    Rekeyed,
     Renew,
     Renewed,
     Status,
@@ -44,7 +46,7 @@ NUMBER: Final = 1
 FIRST_FIELD: Final = 2
 LARGEST_NUMBER: Final = 2**32 - 1
 
-# Type number, message, the kinds of its fields in their order. 13 is reserved for REKEY.
+# Type number, message, the kinds of its fields in their order.
 TABLE: Final[tuple[tuple[int, type[Message | ControlMessage], tuple[Kind, ...]], ...]] = (
     (
         1,
@@ -64,7 +66,7 @@ TABLE: Final[tuple[tuple[int, type[Message | ControlMessage], tuple[Kind, ...]],
             kind.HOPS,
         ),
     ),
-    (2, Opened, (kind.SESSION, kind.ENDPOINT, kind.ENDPOINT, kind.LEASE_GRANTED, kind.MTU, kind.BOOLEAN)),
+    (2, Opened, (kind.SESSION, kind.ENDPOINT, kind.ENDPOINT, kind.LEASE_GRANTED, kind.MTU, kind.BOOLEAN, kind.PATH)),
     (3, Bind, (kind.SESSION, kind.TARGET)),
     (4, Bound, (kind.SESSION, kind.MTU)),
     (5, Renew, (kind.SESSION, kind.LEASE)),
@@ -74,12 +76,14 @@ TABLE: Final[tuple[tuple[int, type[Message | ControlMessage], tuple[Kind, ...]],
     (9, Status, (kind.SESSION,)),
     (10, StatusReport, (kind.SESSION, kind.LEASE, kind.COUNTERS)),
     (11, Error, (kind.CODE, kind.HOP, kind.TEXT)),
-    (12, Extend, (kind.SESSION, kind.FURTHER_HOP, kind.ID, kind.ID, kind.NUMBER, kind.ENDPOINT, kind.OCTETS)),
+    (12, Extend, (kind.SESSION, kind.PLACE, kind.HOP, kind.ID, kind.NUMBER, kind.ENDPOINT, kind.OCTETS)),
+    (13, Rekey, (kind.SESSION, kind.KEY_ID)),
     (14, Extended, (kind.SESSION, kind.ENDPOINT_OR_NONE, kind.OCTETS)),
     (15, Assigned, (kind.SESSION, kind.ENDPOINT, kind.ENDPOINT, kind.ENDPOINT, kind.HOP, kind.LEASE_GRANTED, kind.MTU)),
     (16, Offer, (kind.PROTOCOL, kind.COMPONENTS, kind.ENDPOINT)),
     (17, Peer, (kind.SESSION, kind.ENDPOINT)),
     (18, Done, ()),
+    (19, Rekeyed, (kind.SESSION, kind.KEY_ID, kind.ENDPOINT, kind.ENDPOINT, kind.ENDPOINT)),
 )
 
 

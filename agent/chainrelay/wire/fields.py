@@ -16,6 +16,7 @@ from chainrelay.limits import ABSOLUTE_LIMIT, ERROR_TEXT, MAX_HOPS, SESSION_ID_L
 from chainrelay.wire.endpoint import Address, Endpoint, Target, canonical
 from chainrelay.wire.messages import HopCounters, Protocol, Way
 from chainrelay.wire.names import is_id, is_name
+from chainrelay.wire.sealed import is_key_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,12 @@ def _boolean(value: object) -> bool:
 def _session(value: object) -> bytes:
     if type(value) is not bytes or len(value) != SESSION_ID_LENGTH:
         raise ValueError(f"{value!r:.40} is not {SESSION_ID_LENGTH} octets")
+    return value
+
+
+def _key_id(value: object) -> bytes:
+    if type(value) is not bytes or not is_key_id(value):
+        raise ValueError(f"{value!r:.40} is not the id of a data key")
     return value
 
 
@@ -189,6 +196,7 @@ def _unpack_text(value: object) -> str:
 
 
 SESSION: Final = Kind(_session, _session)
+KEY_ID: Final = Kind(_key_id, _key_id)
 ENDPOINT: Final = Kind(_pack_endpoint, _unpack_endpoint)
 ENDPOINT_OR_NONE: Final = Kind(_pack_endpoint_or_none, _unpack_endpoint_or_none)
 OCTETS: Final = Kind(_octets, _octets)
@@ -204,7 +212,7 @@ LEASE: Final = _integer(0, ABSOLUTE_LIMIT)
 LEASE_GRANTED: Final = _integer(1, ABSOLUTE_LIMIT)
 HOPS: Final = _integer(0, MAX_HOPS)
 NUMBER: Final = _integer(0, 2**32 - 1)
-FURTHER_HOP: Final = _integer(2, MAX_HOPS)
+PLACE: Final = _integer(1, MAX_HOPS)
 MTU: Final = _integer(1, 65535)
 COUNTERS: Final = Kind(_pack_counters, _unpack_counters)
 CODE: Final = Kind(int, _unpack_code)

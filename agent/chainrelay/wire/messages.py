@@ -67,6 +67,9 @@ class Opened:
     """Largest datagram payload in bytes that every hop carries."""
     complete: bool
     """Whether the answering relay was the last one, or got its answer from it (always true in the recursive way)."""
+    path: tuple[str, ...]
+    """Ids of all relays, the first one first, as the last one saw them: whom a sealed session's client may ask for a key.
+    A claim, until the end-to-end handshake has proved it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +169,14 @@ class Extend:
 
     session: bytes
     hop: int
-    """The place of `relay` in the row, from 2."""
+    """The place of `relay` in the row; 1 is relay 1 itself, asked on the client's own connection (sealed sessions alone)."""
     previous: str
-    """The relay before it. Without a key between the two it is a claim and no more."""
+    """The relay before it, empty at hop 1. Without a key between the two it is a claim and no more."""
     relay: str
     connection: int
     """Which end-to-end connection for this session; another number begins another one."""
     partner: Endpoint
-    """P3: where the relay before sends from."""
+    """P3: where the relay before sends from (P1 at hop 1). In the recursive way every relay puts its own here."""
     octets: bytes
 
 
@@ -206,8 +209,34 @@ class Assigned:
     """Largest datagram payload in bytes between this relay and whoever comes next."""
 
 
-Request = Open | Bind | Renew | Close | Status | Extend
-Answer = Opened | Bound | Renewed | Closed | StatusReport | Error | Extended | Assigned
+# Sealed sessions (M17): asked of the last relay alone, on an end-to-end connection, in either way.
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey:
+    """Seal the session's datagrams under the data keys of this end-to-end connection from now on. The same again is the same key."""
+
+    session: bytes
+    key_id: bytes
+    """4 octets, the client's choice (wire/sealed.py); of component 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """Answer to REKEY. The endpoints are the relay's own word on them: the client compares, and gives up on a difference."""
+
+    session: bytes
+    key_id: bytes
+    partner: Endpoint
+    """P3 (P1 at the only relay), as this relay was told."""
+    client_side: Endpoint
+    """P4 (P2)."""
+    server_side: Endpoint
+    """P5."""
+
+
+Request = Open | Bind | Renew | Close | Status | Extend | Rekey
+Answer = Opened | Bound | Renewed | Closed | StatusReport | Error | Extended | Assigned | Rekeyed
 Message = Request | Answer
 
 

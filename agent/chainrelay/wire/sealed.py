@@ -14,6 +14,13 @@ SEALED_OVERHEAD: Final = 28
 """Octets that a sealed datagram has more than its text."""
 KEY_ID_LENGTH: Final = 4
 IV_LENGTH: Final = 12
+VERSION_BITS: Final = 0b1101
+"""The upper half of a key id's first octet: sealed datagrams, version 1. None of RFC 7983's first octets (STUN, ZRTP, DTLS, TURN, RTP)."""
+
+
+def is_key_id(octets: bytes) -> bool:
+    """Whether these are 4 octets that name a key, for component 0."""
+    return len(octets) == KEY_ID_LENGTH and octets[0] >> 4 == VERSION_BITS and not octets[3] & 1
 
 
 @dataclass(frozen=True, slots=True)
