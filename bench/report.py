@@ -132,7 +132,8 @@ def write(result: Result, folder: Path) -> None:
     """benchmarks.md between its markers, forwarding.json, and the plots."""
     (folder / "forwarding.json").write_text(result.json(), encoding="utf-8")
     figures = plots(result, folder)
-    ratios = "\n".join(f"| {name} | {each.median:.3f} | {each.lowest:.3f} to {each.highest:.3f} |" for name, each in result.ratios().items())
+    rows = (f"| {name} | {each.median:.3f} | {each.lowest:.3f} to {each.highest:.3f} |" for name, each in result.ratios().items())
+    ratios = "\n".join(rows)
     parts = [
         f"{result.machine}. {result.method}.",
         *(f"![{title}]({name})" for name, title in figures.items()),
