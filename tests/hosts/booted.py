@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from hosts import trees
+from hosts.system import System
 from lab import cleanup, wait
 from lab.host import RUN_NETNS, CommandError, Namespace, alive
 
@@ -58,7 +59,7 @@ class Inside(subprocess.Popen[str]):
                 os.kill(pid, sig)
 
 
-class Booted(Namespace):
+class Booted(System, Namespace):
     """A host that boots from `tree`. `binds` are directories of this machine that it sees read-only: inside path -> outside path."""
 
     def __init__(self, name: str, tree: Tree, binds: Mapping[str, Path] | None = None, *, online: bool = False) -> None:
@@ -83,7 +84,9 @@ class Booted(Namespace):
         return self.folder / "root"
 
     def boot(self) -> None:
-        """Start it and wait until systemd says that everything which should run does."""
+        """Start it and wait until systemd says that everything which should run does; nothing if it runs."""
+        if self._leader:
+            return
         groups = [CGROUPS / each / self.netns for each in HIERARCHIES if (CGROUPS / each).is_dir()] or [CGROUPS / self.netns]
         for group in groups:
             group.mkdir(exist_ok=True)
@@ -151,10 +154,6 @@ class Booted(Namespace):
         process = Inside(self.wrap(argv), stdin=stdin, stdout=stdout, stderr=stderr, text=True, start_new_session=True)
         self._started.append(process)
         return process
-
-    def journal(self, unit: str = "chainrelay-agent") -> str:
-        """What a unit has said."""
-        return self.run(["journalctl", "--no-pager", "-o", "cat", "-u", unit], check=False).stdout
 
     def close(self) -> None:
         """Pull the plug, then take everything away."""
