@@ -20,7 +20,7 @@ if [ "${1:-}" = stop ]; then
 fi
 
 if ! running; then
-    mkdir -p "$state"
+    mkdir -p "$state/etc" /etc/libvirt
     # qemu as root in no sandbox of libvirt's: there is no systemd, no D-Bus and no control group for it to use here
     getent group kvm >/dev/null || groupadd --system kvm
     getent group libvirt-qemu >/dev/null || groupadd --system libvirt-qemu
@@ -30,7 +30,7 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_group = "root"
 CONF
-    cat >"$state/qemu.conf" <<CONF
+    cat >"$state/etc/qemu.conf" <<CONF
 user = "root"
 group = "root"
 security_driver = "none"
@@ -41,9 +41,9 @@ remember_owner = 0
 CONF
     [ -e "/run/netns/$netns" ] || ip netns add "$netns"
     ip -n "$netns" link set lo up
-    # over the machine's own qemu.conf, in the mount namespace that `ip netns exec` makes: nobody else sees it
+    # its settings and what it writes beside them lie over /etc/libvirt in the mount namespace that `ip netns exec` makes: nobody else sees them
     # shellcheck disable=SC2016 # the inner shell's
-    ip netns exec "$netns" setsid nice -n 19 sh -c 'mount --bind "$0/qemu.conf" /etc/libvirt/qemu.conf &&
+    ip netns exec "$netns" setsid nice -n 19 sh -c 'mount --bind "$0/etc" /etc/libvirt &&
         exec libvirtd -f "$0/libvirtd.conf" -p "$1"' "$state" "$pid" </dev/null >"$state/log" 2>&1 &
     for _ in $(seq 100); do
         virsh -c qemu:///system version >/dev/null 2>&1 && break

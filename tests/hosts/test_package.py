@@ -15,6 +15,7 @@ from lab.configuration import Configuration
 from lab.remains import remains
 from lab.row import Row
 
+DEBIAN_TESTS = Path(__file__).parents[2] / "packaging/debian/tests"
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
 # what installing anything changes, whatever it is
@@ -87,6 +88,16 @@ def test_manual_and_completion(host: System) -> None:
     script = "COMP_WORDS=(chainrelay o); COMP_CWORD=1; _chainrelay; echo ${COMPREPLY[*]}"
     words = host.run(["bash", "-c", f". /usr/share/bash-completion/completions/chainrelay; {script}"]).stdout
     assert words.split() == ["open", "offer"]
+
+
+@pytest.mark.parametrize("name", ["library", "command", "relay"])
+def test_debians_own_tests(host: System, name: str) -> None:
+    """What autopkgtest runs from debian/tests (make check-deb does so by autopkgtest itself)."""
+    packages.install(host, packages.AGENT)
+    host.put(DEBIAN_TESTS, "/srv/debian-tests")
+    script = 'mkdir -p /tmp/work && cd / && AUTOPKGTEST_TMP=$(mktemp -d -p /tmp/work) exec "/srv/debian-tests/$0" 2>&1'
+    done = host.run(["bash", "-c", script, name], check=False, timeout=90)
+    assert done.returncode == 0, done.stdout
 
 
 def files(host: System) -> set[str]:
