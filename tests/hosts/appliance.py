@@ -137,6 +137,12 @@ def wait_listening(host: System) -> None:
         raise wait.WaitError(f"{error}\n{host.run(['systemctl', 'status', '--no-pager', '-l', AGENT], check=False).stdout}") from None
 
 
+def fast_path(host: System) -> dict[str, Any]:
+    """What its `--print-datapath` tells."""
+    state: dict[str, Any] = json.loads(host.run(["chainrelay-agent", "--print-datapath", "--json"]).stdout)
+    return state
+
+
 def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
     """The next JSON line of a program of ours on a host."""
     assert process.stdout is not None

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from hosts.appliance import Appliances, Outcomes
+from hosts.appliance import Appliances, Outcomes, fast_path
 from hosts.packages import OLD, Repository
 from hosts.site import Site, site
 
 SITES = os.environ.get("CHAINRELAY_HOSTS", "bookworm").split()
+NOT_YET = "CAP_SYS_ADMIN"
 _outcomes = pytest.StashKey[Outcomes]()
 
 
@@ -45,6 +46,8 @@ def hosts(request: pytest.FixtureRequest, repository: Repository) -> Iterator[Si
 def row(request: pytest.FixtureRequest, hosts: Site) -> Iterator[Appliances]:
     """Client, two firewalls, server with the older version on them; what carries UDP is the parameter."""
     with Appliances(hosts, version=OLD, xdp="auto" if request.param == "xdp" else "off") as made:
+        if request.param == "xdp" and NOT_YET in fast_path(made.firewalls[0])["why"]:
+            pytest.xfail("the packaged helper gets no fast path yet: bcc opens pinned maps by their ids, which takes CAP_SYS_ADMIN")
         yield made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ import pytest
 from demo.checks import failures
 from e2e.chain import slow_datagrams
 from hosts import packages
-from hosts.appliance import AGENT, HELPER, Appliances, Call, Outcomes, wait_listening
+from hosts.appliance import AGENT, HELPER, Appliances, Call, Outcomes, fast_path, wait_listening
 from hosts.system import System
 from hosts.traffic import Traffic
 from hosts.video import stream
@@ -164,7 +163,7 @@ def nothing_lost(row: Appliances, call: Call, outcomes: Outcomes, what: str) -> 
 
 def fast(firewall: System) -> int:
     """Datagrams that its fast path has forwarded so far."""
-    state = json.loads(firewall.run(["chainrelay-agent", "--print-datapath", "--json"]).stdout)
+    state = fast_path(firewall)
     assert state["layout"], f"{firewall.name} has no fast path: {state['why']}"
     return int(state["verdicts"]["forwarded"])
 
