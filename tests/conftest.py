@@ -6,7 +6,7 @@ import signal
 
 
 def pytest_configure() -> None:
-    """A shell starts background jobs with SIGINT ignored, nohup others with SIGHUP, and children inherit that; tests of both need the usual."""
+    """Shells start background jobs with SIGINT ignored, nohup with SIGHUP, and children inherit that; tests need the usual."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
