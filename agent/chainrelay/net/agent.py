@@ -119,6 +119,15 @@ class Relay:
             self.listener.cut(principal)
             self.ends.cut(principal)
 
+    def drain(self) -> None:
+        """Take no new sessions until the next start; those that stand go on."""
+        self._perform(self.engine.drain(self._now()))
+
+    def end_all(self) -> None:
+        """Drain, and end every session, here and further on; the kernel has let go when `engine.sessions()` is empty."""
+        self._perform(self.engine.teardown(self._now()))
+        self._set_timer()
+
     # events in -------------------------------------------------------------
 
     def _requested(self, link: Link, number: int, message: Heard) -> None:

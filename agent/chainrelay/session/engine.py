@@ -97,6 +97,11 @@ class Engine:
         return reporting.port_table(self._book, self._book.now if now is None else now)
 
     @property
+    def draining(self) -> bool:
+        """Whether it takes no new sessions."""
+        return self._book.draining
+
+    @property
     def ports_in_use(self) -> int:
         """Ports that belong to sessions or to what `avoid` found."""
         return self._book.pool.in_use
