@@ -99,7 +99,8 @@ P4X = Endpoint.parse("10.0.9.9:20100")
     ("changes", "code", "text"),
     [
         ({"way": Way.ITERATIVE, "path": ("fw0",)}, Code.UNEXPECTED, "inside EXTEND"),
-        ({"sealed": True}, Code.SEAL_NOT_AVAILABLE, "seal"),
+        ({"sealed": True}, Code.UNEXPECTED, "reserved first"),
+        ({"sealed": True, "protocol": Protocol.TCP, "server": Target.parse("10.9.0.9:0")}, Code.MALFORMED, "UDP"),
         ({"components": 3}, Code.MALFORMED, "components"),
         ({"components": 2, "server": Target.parse("10.9.0.9:65535")}, Code.MALFORMED, "port"),
         ({"path": ("fw1",)}, Code.LOOP, "passed here before"),
