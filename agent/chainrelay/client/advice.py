@@ -71,6 +71,7 @@ ADVICE: Final[dict[Code, tuple[Exit, str]]] = {
     Code.WAY_NOT_SUPPORTED: (Exit.FAILED, 'Write way = "recursive" for this route in routes.toml.'),
     Code.SEAL_NOT_AVAILABLE: (Exit.FAILED, "Open the session without sealing, or ask the last relay's administrator for XDP."),
     Code.SEAL_REQUIRED: (Exit.REFUSED, "That hop lets you through sealed only."),
+    Code.SEAL_KEY_MISSING: (Exit.FAILED, "The last relay has lost the session's key. Open a new session."),
     Code.DRAINING: (Exit.FAILED, "That hop is about to go down for maintenance. " + _LATER),
     Code.INTERNAL: (Exit.FAILED, _ADMINISTRATOR),
 }  # fmt: skip

@@ -41,6 +41,7 @@ from chainrelay.wire.messages import (
     HopCounters,
     Open,
     Opened,
+    Rekey,
     Renew,
     Renewed,
     Request,
@@ -204,7 +205,7 @@ class Walk:
                 return StatusReport(message.session, min(report.lease for report in reports), counters)
             case Close():
                 return Closed(message.session, await self._close(message.session))
-            case Extend():
+            case Extend() | Rekey():
                 raise Refusal(Code.UNEXPECTED, "the loop makes its EXTENDs itself")
 
     async def _open(self, wanted: Open) -> Opened:
@@ -231,7 +232,8 @@ class Walk:
         for hop in self._hops:
             hop.standing = True
         lease, mtu = min(each.lease for each in answers), min(each.mtu for each in answers)
-        return Opened(wanted.session, answers[0].client_side, answers[-1].server_side, lease, mtu, complete=True)
+        passed = tuple(hop.id for hop in self._hops)
+        return Opened(wanted.session, answers[0].client_side, answers[-1].server_side, lease, mtu, complete=True, path=passed)
 
     def _check(self, hop: First | Further, request: Open, answer: Assigned) -> None:
         """What it says of itself, against what the relay before it says (M13) and what it may say at all (M16). Raises Refusal."""

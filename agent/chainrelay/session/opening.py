@@ -5,6 +5,7 @@ At the last relay the middle part falls away. Whatever fails on the way ends the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from math import ceil
 
@@ -32,6 +33,9 @@ def open_session(book: Book, link: Link, number: int, request: Open) -> None:
     if book.draining:
         raise Refusal(Code.DRAINING, "this relay takes no new sessions at present; try later or another relay")
     via, row = book.policy.admit(book.me, link, request)
+    if request.sealed and not isinstance(via, NextHop) and not book.seals:
+        text = f"{book.me} is the last relay for this destination and can't open and seal: it takes the XDP fast path"
+        raise Refusal(Code.SEAL_NOT_AVAILABLE, text)
     book.quotas.admit(link.principal, book.now)
     session = Session(next(book.serials), link, request, via, row, book.now, book.policy.leases.grant(request.lease, 0.0))
     book.add(session)
@@ -119,7 +123,7 @@ def end_here(book: Book, session: Session, candidates: tuple[Candidate, ...]) ->
     """At the last relay: the server's address is known, and with it whether it is permitted."""
     candidate, row = choose(book, session, candidates, "the server's address")
     count_row(book, session, row)
-    session.server_address = candidate.address
+    session.server_address, session.path = candidate.address, (*session.request.path, book.me)
     assign(book, session, candidate)
     assert session.server_side is not None
     session.exit = book.policy.announced(session.server_side)
@@ -198,12 +202,13 @@ def answered(book: Book, session: Session, hop: NextHop, event: Answered | AskFa
             raise answer
         assert isinstance(event, Answered) and session.server_side is not None
         ours = session.link.local, session.server_side.address
-        book.policy.check_answer(hop, event.remote, answer, session.request, *ours)
+        asked = replace(session.request, path=(*session.request.path, book.me))
+        book.policy.check_answer(hop, event.remote, answer, asked, *ours)
         claim(book, session, answer.client_side)
     except Refusal as why:
         closing.fail(book, session, why)
         return
-    session.exit = answer.exit
+    session.exit, session.path = answer.exit, answer.path
     session.lease = min(session.lease, max(answer.lease, 1))
     session.mtu = min(session.mtu, answer.mtu)
     if session.request.server.port == 0:
@@ -237,6 +242,7 @@ def install(book: Book, session: Session) -> None:
         session.client_side,
         session.server_side,
         session.server_partner,
+        sealed=session.sealing,
     )
     session.installed = True
     if session.iterative:  # what was granted runs from here; until now it was the time to confirm
@@ -246,11 +252,12 @@ def install(book: Book, session: Session) -> None:
         session.expires = book.now + session.lease
     book.remember(session, Phase.OPEN, first=True)
     lease = session.expires - book.now
-    book.apply(Install(session.mapping, max(lease, 0) + LEASE_GRACE), partial(installed, book, session))
+    book.apply(Install(session.mapping, max(lease, 0) + LEASE_GRACE, session.keys), partial(installed, book, session))
 
 
 def installed(book: Book, session: Session, outcome: Outcome) -> None:
     """The kernel has the rules, or not."""
+    session.keys = None
     if session.state is not State.INSTALLING:
         return  # closed meanwhile: its removal was ordered after the installation
     if isinstance(outcome, Failed):
@@ -298,4 +305,4 @@ def opened(book: Book, session: Session) -> Opened | Assigned:
     if session.iterative:
         following = session.via.peer if isinstance(session.via, NextHop) else ""
         return Assigned(session.id, session.request.partner, client_side, session.exit, following, left, session.mtu)
-    return Opened(session.id, client_side, session.exit, left, session.mtu, complete=True)
+    return Opened(session.id, client_side, session.exit, left, session.mtu, complete=True, path=session.path)
