@@ -23,6 +23,13 @@ MAX_HOPS: Final = 16  # far above any real row of firewalls, low enough to stop 
 EXTEND_OCTETS: Final = 16 * 1024  # one request or answer with all the EXTENDs around it; the longest ERROR is below 1 KiB
 RECORDS_PER_KEY: Final = 2**48  # far below any bound of ChaCha20-Poly1305; a connection that reaches it is cut
 
+# sealed datagrams (docs/protocol.md §13) ----------------------------------------
+SEAL_WINDOW: Final = 1024  # counters below the highest: datagrams that overtake each other by more are lost anyway
+SEAL_DATAGRAMS_PER_KEY: Final = 2**32  # of one direction: far below the bounds of ChaCha20-Poly1305 for forgery
+SEAL_REKEY_DATAGRAMS: Final = 2**31  # a new key long before the last datagram: a chain that is away for hours must not end the session
+SEAL_REKEY_AFTER: Final = 3600.0  # what a key that leaks gives away; one handshake per hour and session costs nothing
+SEAL_OVERLAP: Final = 10.0  # both keys are taken: longer than any datagram is under way, as PORT_REST reckons, and than REKEY's round trip
+
 # time a partner gets ---------------------------------------------------------
 HANDSHAKE_TIMEOUT: Final = 5.0  # three messages, long round trips included
 HALF_OPEN_CONNECTIONS: Final = 256  # unauthenticated connections at once; more are closed at accept
