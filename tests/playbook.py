@@ -88,7 +88,7 @@ def from_fw1(**changes: Any) -> Open:
 
 def an_opened(**changes: Any) -> Opened:
     """Relay 2's answer."""
-    usual = Opened(SID, Endpoint.parse("10.0.2.2:20100"), Endpoint.parse("10.3.0.2:20102"), 120, 1400, complete=True)
+    usual = Opened(SID, Endpoint.parse("10.0.2.2:20100"), Endpoint.parse("10.3.0.2:20102"), 120, 1400, complete=True, path=("fw1", "fw2"))
     return replace(usual, **changes)
 
 

@@ -99,7 +99,7 @@ def saying(answer: Lie) -> Answering:
 
 def opened(request: Open, entry: str = ENTRY, leave: str = EXIT) -> Opened:
     """An answer that names these."""
-    return Opened(request.session, Endpoint.parse(entry), Endpoint.parse(leave), 30, 1400, complete=True)
+    return Opened(request.session, Endpoint.parse(entry), Endpoint.parse(leave), 30, 1400, complete=True, path=(*request.path, "fw2"))
 
 
 def refused(chain: Chain, liar: Impostor) -> Error:

@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "limits": ((), SOCKETS | EVENT_LOOP | PROCESSES | KERNEL),
     "wire": (("wire", "errors", "limits"), SOCKETS | EVENT_LOOP | CLOCKS | CHANCE | PROCESSES | KERNEL),
     "datapath": (
-        ("datapath", "wire.endpoint", "wire.messages", "wire.cbor", "errors", "limits"),
+        ("datapath", "wire.endpoint", "wire.messages", "wire.cbor", "wire.sealed", "errors", "limits"),
         SOCKETS | EVENT_LOOP | PROCESSES | {"nftables"},
     ),
     "session": (

@@ -37,6 +37,8 @@ from chainrelay.wire.messages import (
     Opened,
     Peer,
     Protocol,
+    Rekey,
+    Rekeyed,
     Renew,
     Renewed,
     Status,
@@ -49,6 +51,7 @@ FOLDER = Path(__file__).parent / "v1"
 SESSION = bytes(range(0xA0, 0xB0))
 SECRET = bytes(range(32))
 NONCE_I, NONCE_R = bytes([0x11]) * 32, bytes([0x22]) * 32
+KEY_ID = bytes((0xD0, 0x11, 0x22, 0x44))
 PRIVATE_I, PRIVATE_R = bytes([0x33]) * 32, bytes([0x44]) * 32
 
 V4 = Endpoint(IPv4Address("10.0.0.5"), 40000)
@@ -71,7 +74,7 @@ MESSAGES: tuple[Message | ControlMessage, ...] = (
         15,
     ),
     Open(SESSION, Protocol.TCP, Way.ITERATIVE, True, 2, V6, Target("media.example.org", 0), "bob@lab", V6, 0, (), 16),
-    Opened(SESSION, Endpoint(IPv4Address("10.0.1.1"), 20000), Endpoint(IPv4Address("10.3.0.1"), 29998), 120, 1472, True),
+    Opened(SESSION, Endpoint(IPv4Address("10.0.1.1"), 20000), Endpoint(IPv4Address("10.3.0.1"), 29998), 120, 1472, True, ("fw1", "fw2")),
     Bind(SESSION, Target(V6.address, 6000)),
     Bound(SESSION, 1452),
     Renew(SESSION, 120),
@@ -87,6 +90,9 @@ MESSAGES: tuple[Message | ControlMessage, ...] = (
     Extended(SESSION, Endpoint(IPv4Address("10.0.2.2"), 20000), b"\x00"),
     Assigned(SESSION, V4, Endpoint(IPv4Address("10.0.1.1"), 20000), Endpoint(IPv4Address("10.0.2.1"), 20002), "fw2", 120, 1472),
     Assigned(SESSION, V6, V6, V6, "", 60, 1452),
+    Extend(SESSION, 1, "", "fw1", 1, V4, b"\x00"),
+    Rekey(SESSION, KEY_ID),
+    Rekeyed(SESSION, KEY_ID, V4, Endpoint(IPv4Address("10.0.2.2"), 20000), Endpoint(IPv4Address("10.3.0.1"), 29998)),
     Offer(Protocol.UDP, 2, V4),
     Peer(SESSION, V6),
     Done(),
@@ -116,13 +122,18 @@ REFUSED: tuple[tuple[dict[int, Any], str], ...] = (
     ({**_GOOD_OPEN, 13: 17}, "OPEN hops_left"),
     ({**_GOOD_RENEW, -1: 0}, "mandatory key -1"),
     ({0: 5, 1: 9, 2: SESSION}, "RENEW lease"),
-    ({0: 13, 1: 9}, "message type 13"),
-    ({0: 12, 1: 9, 2: SESSION, 3: 1, 4: "fw1", 5: "fw2", 6: 1, 7: bytes(4) + b"\1\1", 8: b"\0"}, "EXTEND hop"),
-    ({0: 12, 1: 9, 2: SESSION, 3: 2, 4: "", 5: "fw2", 6: 1, 7: bytes(4) + b"\1\1", 8: b"\0"}, "EXTEND previous"),
+    ({0: 20, 1: 9}, "message type 20"),
+    ({0: 12, 1: 9, 2: SESSION, 3: 0, 4: "fw1", 5: "fw2", 6: 1, 7: bytes(4) + b"\1\1", 8: b"\0"}, "EXTEND hop"),
+    ({0: 12, 1: 9, 2: SESSION, 3: 2, 4: "fw 1", 5: "fw2", 6: 1, 7: bytes(4) + b"\1\1", 8: b"\0"}, "EXTEND previous"),
     ({0: 12, 1: 9, 2: SESSION, 3: 2, 4: "fw1", 5: "fw2", 6: 1, 7: None, 8: b"\0"}, "EXTEND partner"),
     ({0: 12, 1: 9, 2: SESSION, 3: 2, 4: "fw1", 5: "fw2", 6: 1, 7: bytes(4) + b"\1\1", 8: b""}, "EXTEND octets"),
     ({0: 14, 1: 9, 2: SESSION, 3: b"", 4: b"\0"}, "EXTENDED client_side"),
     ({0: 15, 1: 9, 2: SESSION, 3: bytes(4) + b"\1\1"}, "ASSIGNED client_side"),
+    ({0: 13, 1: 9, 2: SESSION, 3: KEY_ID[:3]}, "REKEY key_id"),
+    ({0: 13, 1: 9, 2: SESSION, 3: b"\x80" + KEY_ID[1:]}, "REKEY key_id"),
+    ({0: 13, 1: 9, 2: SESSION, 3: KEY_ID[:3] + b"\x45"}, "REKEY key_id"),
+    ({0: 19, 1: 9, 2: SESSION, 3: KEY_ID, 4: bytes(4) + b"\1\1", 5: None}, "REKEYED client_side"),
+    ({0: 2, 1: 9, 2: SESSION, 3: bytes(4) + b"\1\1", 4: bytes(4) + b"\1\1", 5: 1, 6: 1, 7: True, 8: ["fw 1"]}, "OPENED path"),
     ({0: 5, 2: SESSION, 3: 120}, "request number"),
     ({0: 5, 1: 2**32, 2: SESSION, 3: 120}, "request number"),
     ({0: 6, 1: 9, 2: SESSION, 3: 0}, "RENEWED lease"),

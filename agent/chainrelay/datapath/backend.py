@@ -33,5 +33,8 @@ class Backend(Protocol):
     def flush_own(self) -> None:
         """Remove everything of ours: rules, elements, conntrack entries with our mark. Nothing of anybody else's."""
 
+    def seals(self) -> bool:
+        """Whether it carries sealed mappings. After `setup`, and the same until the next one."""
+
     def close(self) -> None:
         """Release handles; the kernel's state stays."""

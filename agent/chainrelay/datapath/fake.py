@@ -29,10 +29,12 @@ from chainrelay.datapath.mapping import (
     Mapping,
     Operation,
     Outcome,
+    Plain,
     Remove,
     Renew,
 )
 from chainrelay.datapath.nft import Tuple
+from chainrelay.datapath.unsealed import apart
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 
@@ -96,7 +98,7 @@ class FakeBackend:
 
     def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Carry out the operations one after the other."""
-        return [self._apply(operation) for operation in operations]
+        return apart(operations, lambda plain: [self._apply(operation) for operation in plain])
 
     def counters(self, mappings: Sequence[Mapping]) -> list[Counters]:
         """What was counted since the last Renew."""
@@ -114,6 +116,10 @@ class FakeBackend:
     def intact(self) -> bool:
         """Nobody else gets at this memory."""
         return True
+
+    def seals(self) -> bool:
+        """Not yet."""
+        return False
 
     def flush_own(self) -> None:
         """Forget everything."""
@@ -145,7 +151,7 @@ class FakeBackend:
         in_pool = any(first <= packet.destination.port <= last for first, last in self._pool)
         return Drop.STRANGER if in_pool else Drop.NOT_OURS
 
-    def _apply(self, operation: Operation) -> Outcome:
+    def _apply(self, operation: Plain) -> Outcome:
         mapping = operation.mapping
         flows = [flow for pair in mapping.flows() for flow in pair]
         held = any(

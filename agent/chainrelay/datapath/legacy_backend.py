@@ -26,11 +26,13 @@ from chainrelay.datapath.mapping import (
     Mapping,
     Operation,
     Outcome,
+    Plain,
     Remove,
     Renew,
 )
 from chainrelay.datapath.nft import Tuple, live_keys
 from chainrelay.datapath.ruleset import Ruleset
+from chainrelay.datapath.unsealed import apart
 from chainrelay.errors import DatapathError
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ class _Step:
     """An operation with its flows, and where its outcome goes."""
 
     place: int
-    operation: Operation
+    operation: Plain
     flows: tuple[Flow, ...]
 
 
@@ -147,6 +149,9 @@ class LegacyBackend:
 
     def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Carry the operations out, in their order where they touch the same keys."""
+        return apart(operations, self._apply_all)
+
+    def _apply_all(self, operations: Sequence[Plain]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for batch in _batches(operations):
             outcomes += self._apply(batch)
@@ -173,6 +178,10 @@ class LegacyBackend:
     def intact(self) -> bool:
         """Whether our chains stand in every family, and are called before anything else."""
         return all(self._kernel.hooked(family) for family in self._ruleset.families)
+
+    def seals(self) -> bool:
+        """Rules can't."""
+        return False
 
     def flush_own(self) -> None:
         """Rules and sets first, so that nothing new is tracked; then what conntrack remembers; then the reserved ports."""
@@ -354,7 +363,7 @@ class LegacyBackend:
         return Counters(*map(sum, zip(*to_server, strict=True)), *map(sum, zip(*to_client, strict=True)))
 
 
-def _batches(operations: Iterable[Operation]) -> Iterator[list[_Step]]:
+def _batches(operations: Iterable[Plain]) -> Iterator[list[_Step]]:
     """Runs of at most BATCH operations of which no two share a key: these may be reordered within their transaction."""
     batch: list[_Step] = []
     keys: set[Key | Tuple] = set()

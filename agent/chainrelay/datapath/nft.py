@@ -17,7 +17,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, assert_never
 
-from chainrelay.datapath.mapping import Install, Mapping, Operation, Remove, Renew
+from chainrelay.datapath.mapping import Install, Mapping, Plain, Remove, Renew
 from chainrelay.datapath.ruleset import IP, LIVE, TABLE, TO_DESTINATION, TO_SOURCE
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
@@ -137,7 +137,7 @@ class Change:
         return f"{self.verb.value} element {IP[self.family]} {TABLE} {self.place} {{ {elements} }}"
 
 
-Step = tuple[Operation, Elements]
+Step = tuple[Plain, Elements]
 
 
 def transaction(steps: Sequence[Step], *, certain: bool) -> list[Change]:

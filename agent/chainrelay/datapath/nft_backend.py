@@ -23,11 +23,13 @@ from chainrelay.datapath.mapping import (
     Mapping,
     Operation,
     Outcome,
+    Plain,
     Remove,
     Renew,
 )
 from chainrelay.datapath.nft import Change, Elements, Step, Tuple
 from chainrelay.datapath.ruleset import Ruleset, render, teardown
+from chainrelay.datapath.unsealed import apart
 from chainrelay.errors import DatapathError
 
 log = logging.getLogger(__name__)
@@ -124,6 +126,9 @@ class NftBackend:
 
     def apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         """Carry the operations out, in their order where they touch the same keys."""
+        return apart(operations, self._apply_all)
+
+    def _apply_all(self, operations: Sequence[Plain]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for batch in _batches(operations):
             outcomes += self._apply(batch)
@@ -146,6 +151,10 @@ class NftBackend:
     def intact(self) -> bool:
         """Whether every family has its table with a gate in it, and had it all the time."""
         return not self._lost and all(self._kernel.has_gate(family) for family in self._ruleset.families)
+
+    def seals(self) -> bool:
+        """Rules can't."""
+        return False
 
     def flush_own(self) -> None:
         """Tables first, so that nothing new is tracked; then what conntrack remembers; then the reserved ports."""
@@ -219,7 +228,7 @@ class NftBackend:
         self._kernel.forget([key for key in marked if key not in live])
 
 
-def _batches(operations: Iterable[Operation]) -> Iterator[list[Step]]:
+def _batches(operations: Iterable[Plain]) -> Iterator[list[Step]]:
     """Runs of at most BATCH operations of which no two share a key: these may be reordered within their transaction."""
     batch: list[Step] = []
     keys: set[bytes] = set()
@@ -234,7 +243,7 @@ def _batches(operations: Iterable[Operation]) -> Iterator[list[Step]]:
         yield batch
 
 
-def _failure(operation: Operation, why: DatapathError) -> Outcome:
+def _failure(operation: Plain, why: DatapathError) -> Outcome:
     """What it means that this operation, alone in its transaction, did not work."""
     held = isinstance(why, TransactionError) and why.exists
     match operation:

@@ -6,8 +6,9 @@ arguments are values of mapping.py. Who decodes believes nothing: a ProtocolErro
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import IntEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -22,6 +23,7 @@ from chainrelay.datapath.mapping import (
     Mapping,
     Operation,
     Outcome,
+    Rekey,
     Remove,
     Renew,
 )
@@ -30,11 +32,14 @@ from chainrelay.limits import ABSOLUTE_LIMIT, BATCH, ERROR_TEXT, SESSION_ID_LENG
 from chainrelay.wire import cbor
 from chainrelay.wire.endpoint import Address, Endpoint
 from chainrelay.wire.messages import Protocol
+from chainrelay.wire.sealed import IV_LENGTH, KEY_ID_LENGTH, SealKeys, is_key_id
 
-VERSION: Final = 1
-PACKET: Final = 64 * 1024  # octets: BATCH mappings of IPv6 are 27 KiB; the kernel's default socket buffer holds three
+VERSION: Final = 2
+PACKET: Final = 64 * 1024  # octets: BATCH mappings of IPv6 with their keys are 52 KiB; the kernel's default socket buffer holds three
 _LONGEST_LEASE: Final = 1000 * 10 * ABSOLUTE_LIMIT  # milliseconds
 _LARGEST_COUNT: Final = 2**64 - 1
+_KEYS: Final = struct.Struct(f"{KEY_ID_LENGTH}s32s{IV_LENGTH}s32s{IV_LENGTH}s")
+"""A set of data keys, in the order of SealKeys."""
 
 
 class Verb(IntEnum):
@@ -49,6 +54,7 @@ class Verb(IntEnum):
     INTACT = 6
     REFUSED = 7
     """Only as an answer: the verb failed."""
+    SEALS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def read_question(packet: bytes) -> Question:
     match _decode(packet):
         case [Verb.HELLO, int(version)]:
             return Question(Verb.HELLO, version=version)
-        case [(Verb.SETUP | Verb.FLOWS | Verb.FLUSH_OWN | Verb.INTACT) as verb]:
+        case [(Verb.SETUP | Verb.FLOWS | Verb.FLUSH_OWN | Verb.INTACT | Verb.SEALS) as verb]:
             return Question(Verb(verb))
         case [Verb.APPLY, list(packed)]:
             return Question(Verb.APPLY, operations=tuple(map(_operation, _at_most(packed))))
@@ -105,7 +111,8 @@ def read_question(packet: bytes) -> Question:
 def outcomes(found: Sequence[Outcome]) -> bytes:
     """The answer to APPLY, an outcome per operation in their order."""
     packed = [
-        [each.why[:ERROR_TEXT], each.full] if isinstance(each, Failed) else _pack_counters(each.counters) for each in found
+        [each.why[:ERROR_TEXT], each.full, each.keyless] if isinstance(each, Failed) else _pack_counters(each.counters)
+        for each in found
     ]
     return cbor.encode([int(Verb.APPLY), packed])
 
@@ -123,9 +130,9 @@ def flows(found: Sequence[LiveFlow]) -> list[bytes]:
     ]
 
 
-def intact(whether: bool) -> bytes:
-    """The answer to INTACT."""
-    return cbor.encode([int(Verb.INTACT), whether])
+def whether(verb: Verb, yes: bool) -> bytes:
+    """The answer to INTACT or SEALS."""
+    return cbor.encode([int(verb), yes])
 
 
 def refused(why: DatapathError) -> bytes:
@@ -164,13 +171,13 @@ def read_flows(packet: bytes) -> tuple[list[LiveFlow], bool]:
             raise ProtocolError("no page of flows")
 
 
-def read_intact(packet: bytes) -> bool:
-    """The answer to INTACT. Raises DatapathError, ProtocolError."""
-    match read_answer(Verb.INTACT, packet):
-        case [bool(whether)]:
-            return whether
+def read_whether(verb: Verb, packet: bytes) -> bool:
+    """The answer to INTACT or SEALS. Raises DatapathError, ProtocolError."""
+    match read_answer(verb, packet):
+        case [bool(yes)]:
+            return yes
         case _:
-            raise ProtocolError("no answer to INTACT")
+            raise ProtocolError(f"no answer to {verb.name}")
 
 
 # values ----------------------------------------------------------------------------
@@ -178,18 +185,27 @@ def read_intact(packet: bytes) -> bool:
 
 def _pack_operation(operation: Operation) -> list[object]:
     match operation:
+        case Install(mapping, lease, SealKeys() as keys):
+            return [4, int(lease * 1000), _KEYS.pack(*astuple(keys)), *_pack_mapping(mapping)]
         case Install(mapping, lease):
             return [1, int(lease * 1000), *_pack_mapping(mapping)]
         case Renew(mapping, lease):
             return [2, int(lease * 1000), *_pack_mapping(mapping)]
         case Remove(mapping, linger):
             return [3, linger, *_pack_mapping(mapping)]
+        case Rekey(mapping, keys):
+            return [5, _KEYS.pack(*astuple(keys)), *_pack_mapping(mapping)]
 
 
 def _operation(packed: object) -> Operation:
+    """Install and Rekey have keys if the mapping is sealed, and not otherwise."""
     match packed:
         case [1, int(lease), *mapping] if 0 <= lease <= _LONGEST_LEASE:
-            return Install(_mapping(mapping), lease / 1000)
+            return Install(_mapping(mapping, sealed=False), lease / 1000)
+        case [4, int(lease), bytes(keys), *mapping] if 0 <= lease <= _LONGEST_LEASE:
+            return Install(_mapping(mapping, sealed=True), lease / 1000, _keys(keys))
+        case [5, bytes(keys), *mapping]:
+            return Rekey(_mapping(mapping, sealed=True), _keys(keys))
         case [2, int(lease), *mapping] if 0 <= lease <= _LONGEST_LEASE:
             return Renew(_mapping(mapping), lease / 1000)
         case [3, bool(linger), *mapping]:
@@ -201,20 +217,31 @@ def _operation(packed: object) -> Operation:
 def _pack_mapping(mapping: Mapping) -> list[object]:
     one = mapping
     ends = (one.client_partner, one.client_side, one.server_side, one.server_partner)
-    return [one.session, int(one.protocol), one.components, *[end.address.packed + end.port.to_bytes(2, "big") for end in ends]]
+    octets = [end.address.packed + end.port.to_bytes(2, "big") for end in ends]
+    return [one.session, int(one.protocol), one.components, one.sealed, *octets]
 
 
-def _mapping(packed: object) -> Mapping:
+def _mapping(packed: object, *, sealed: bool | None = None) -> Mapping:
+    """`sealed`: what it has to be."""
     match packed:
-        case [bytes(session), int(protocol), int(components), bytes(), bytes(), bytes(), bytes()] if (
+        case [bytes(session), int(protocol), int(components), bool(seal), bytes(), bytes(), bytes(), bytes()] if (
             len(session) == SESSION_ID_LENGTH and protocol in (6, 17) and components in (1, 2)
         ):
-            ends = [_endpoint(each, components) for each in packed[3:]]
+            ends = [_endpoint(each, components) for each in packed[4:]]
         case _:
             raise ProtocolError("no mapping")
     if len({end.family for end in ends}) != 1:
         raise ProtocolError("a mapping of two families")
-    return Mapping(session, Protocol(protocol), components, *ends)
+    if (seal and protocol != Protocol.UDP) or sealed not in (None, seal):
+        raise ProtocolError("a mapping that is sealed and should not be, or the other way round")
+    return Mapping(session, Protocol(protocol), components, *ends, sealed=seal)
+
+
+def _keys(octets: bytes) -> SealKeys:
+    """Without a word about what they are, should they be wrong."""
+    if len(octets) != _KEYS.size or not is_key_id(octets[:KEY_ID_LENGTH]):
+        raise ProtocolError("no data keys")
+    return SealKeys(*_KEYS.unpack(octets))
 
 
 def _endpoint(packed: object, components: int = 1) -> Endpoint:
@@ -246,23 +273,24 @@ def _counters(packed: object) -> Counters:
 
 def _outcome(packed: object) -> Outcome:
     match packed:
-        case [str(why), bool(full)]:
-            return Failed(why, full)
+        case [str(why), bool(full), bool(keyless)]:
+            return Failed(why, full, keyless)
         case _:
             return Done(_counters(packed))
 
 
 def _pack_flow(flow: LiveFlow) -> list[object]:
     ends = [end.address.packed + end.port.to_bytes(2, "big") for end in (flow.source, flow.destination)]
-    return [int(flow.protocol), *ends, int(max(flow.expires, 0) * 1000), flow.packets, flow.octets]
+    return [int(flow.protocol), *ends, int(max(flow.expires, 0) * 1000), flow.packets, flow.octets, flow.sealed]
 
 
 def _flow(packed: object) -> LiveFlow:
     match packed:
-        case [int(protocol), bytes(source), bytes(destination), int(left), int(packets), int(octets)] if (
+        case [int(protocol), bytes(source), bytes(destination), int(left), int(packets), int(octets), bool(sealed)] if (
             protocol in (6, 17) and left >= 0 and packets >= 0 and octets >= 0
         ):
-            return LiveFlow(Protocol(protocol), _endpoint(source), _endpoint(destination), left / 1000, packets, octets)
+            ends = _endpoint(source), _endpoint(destination)
+            return LiveFlow(Protocol(protocol), *ends, left / 1000, packets, octets, sealed=sealed)
         case _:
             raise ProtocolError("no flow")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol, assert_never
 
-from chainrelay.datapath.mapping import Counters, Done, Failed, Flow, Install, LiveFlow, Mapping, Operation, Outcome, Remove, Renew
+from chainrelay.datapath.mapping import Counters, Done, Failed, Flow, Install, LiveFlow, Mapping, Operation, Outcome, Rekey, Remove, Renew
 from chainrelay.datapath.xdp_entries import Held, Renewed, Way, held_of, key_of, leads, renewal_of, value_of
 from chainrelay.datapath.xdp_layout import Verdict
 from chainrelay.errors import DatapathError
@@ -87,6 +87,10 @@ class XdpBackend:
         """The maps are held by our own handles: nobody can take them away."""
         return True
 
+    def seals(self) -> bool:
+        """Whether the program opens and seals."""
+        return False
+
     def flush_own(self) -> None:
         """Remove every entry; the program stays and passes everything up."""
         for key, _ in list(self._kernel.entries()):
@@ -98,6 +102,8 @@ class XdpBackend:
 
     def _apply(self, operation: Operation) -> Outcome:
         mapping = operation.mapping
+        if isinstance(operation, Rekey) or mapping.sealed:
+            return Done(Counters()) if isinstance(operation, Remove) else Failed("this fast path can't seal")
         if mapping.protocol is not Carried.UDP:
             return Done(Counters())
         try:

@@ -60,7 +60,11 @@ class HelperBackend:
 
     def intact(self) -> bool:
         """See Backend."""
-        return self._ask(remote.plain(Verb.INTACT), lambda: remote.read_intact(self._receive()))
+        return self._ask(remote.plain(Verb.INTACT), lambda: remote.read_whether(Verb.INTACT, self._receive()))
+
+    def seals(self) -> bool:
+        """See Backend."""
+        return self._ask(remote.plain(Verb.SEALS), lambda: remote.read_whether(Verb.SEALS, self._receive()))
 
     def flush_own(self) -> None:
         """See Backend."""

@@ -144,7 +144,9 @@ class Service:
             case Verb.FLUSH_OWN:
                 self._backend.flush_own()
             case Verb.INTACT:
-                return [remote.intact(not self._lost and self._backend.intact())]
+                return [remote.whether(Verb.INTACT, not self._lost and self._backend.intact())]
+            case Verb.SEALS:
+                return [remote.whether(Verb.SEALS, self._backend.seals())]
             case Verb.REFUSED:
                 raise ProtocolError("an answer instead of a question")
             case _:

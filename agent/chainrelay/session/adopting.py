@@ -55,7 +55,8 @@ def revive(book: Book, record: Record) -> Session:
     via, row = record.next_hop or DIRECT, Allow(request.user)  # the row that permits it is looked up again
     session = Session(next(book.serials), record.link, request, via, row, record.created, record.lease)
     session.client_side, session.server_side, session.server_address = record.client_side, record.server_side, record.server_address
-    session.exit, session.bound, session.mtu, session.counters = record.exit, record.bound, record.mtu, record.counters
+    session.exit, session.path, session.bound = record.exit, record.path, record.bound
+    session.mtu, session.counters = record.mtu, record.counters
     session.expires, session.active = record.expires, book.now
     session.remembered, session.asked = True, session.delegate is not None
     book.add(session)

@@ -125,6 +125,7 @@ class Book:
             session.server_partner,
             session.server_address,
             session.exit,
+            session.path,
             session.bound,
             session.mtu,
             session.counters,

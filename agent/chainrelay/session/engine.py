@@ -23,7 +23,7 @@ from chainrelay.session.policy import Policy
 from chainrelay.session.record import Record
 from chainrelay.session.session import PortTableRow, Session
 from chainrelay.session.transitions import State
-from chainrelay.wire.messages import Bind, Close, Error, Extend, Open, Renew, Status
+from chainrelay.wire.messages import Bind, Close, Error, Extend, Open, Rekey, Renew, Status
 
 
 class Engine:
@@ -131,6 +131,8 @@ class Engine:
                 reporting.report(book, self._own(event), waiting)
             case Extend():
                 extending.extend(book, self._own(event), waiting, request)
+            case Rekey():
+                raise Refusal(Code.UNEXPECTED, "REKEY belongs to a sealed session")
             case _:
                 assert_never(request)
 

@@ -5,6 +5,7 @@ At the last relay the middle part falls away. Whatever fails on the way ends the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from math import ceil
 
@@ -119,7 +120,7 @@ def end_here(book: Book, session: Session, candidates: tuple[Candidate, ...]) ->
     """At the last relay: the server's address is known, and with it whether it is permitted."""
     candidate, row = choose(book, session, candidates, "the server's address")
     count_row(book, session, row)
-    session.server_address = candidate.address
+    session.server_address, session.path = candidate.address, (*session.request.path, book.me)
     assign(book, session, candidate)
     assert session.server_side is not None
     session.exit = book.policy.announced(session.server_side)
@@ -198,12 +199,13 @@ def answered(book: Book, session: Session, hop: NextHop, event: Answered | AskFa
             raise answer
         assert isinstance(event, Answered) and session.server_side is not None
         ours = session.link.local, session.server_side.address
-        book.policy.check_answer(hop, event.remote, answer, session.request, *ours)
+        asked = replace(session.request, path=(*session.request.path, book.me))
+        book.policy.check_answer(hop, event.remote, answer, asked, *ours)
         claim(book, session, answer.client_side)
     except Refusal as why:
         closing.fail(book, session, why)
         return
-    session.exit = answer.exit
+    session.exit, session.path = answer.exit, answer.path
     session.lease = min(session.lease, max(answer.lease, 1))
     session.mtu = min(session.mtu, answer.mtu)
     if session.request.server.port == 0:
@@ -298,4 +300,4 @@ def opened(book: Book, session: Session) -> Opened | Assigned:
     if session.iterative:
         following = session.via.peer if isinstance(session.via, NextHop) else ""
         return Assigned(session.id, session.request.partner, client_side, session.exit, following, left, session.mtu)
-    return Opened(session.id, client_side, session.exit, left, session.mtu, complete=True)
+    return Opened(session.id, client_side, session.exit, left, session.mtu, complete=True, path=session.path)

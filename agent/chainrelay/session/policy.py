@@ -184,7 +184,14 @@ class Policy:
     # what an answer may say (M16 in reverse) ----------------------------------
 
     def check_answer(self, hop: NextHop, remote: Address, answer: Opened, request: Open, *ours: Address) -> None:
-        """Raises Refusal(ANSWER_DENIED) unless entry and exit are such as this relay may name. `ours`: own addresses."""
+        """Raises Refusal(ANSWER_DENIED) unless entry, exit and path are such as this relay may name. `ours`: own addresses.
+
+        `request` is what the relay was asked, so its path ends with who asked.
+        """
+        passed = (*request.path, hop.peer)
+        if answer.path[: len(passed)] != passed or len(set(answer.path)) != len(answer.path):
+            text = f"{hop.peer} says that the relays are {' > '.join(answer.path) or 'none'}; that far they are {' > '.join(passed)}"
+            raise Refusal(Code.ANSWER_DENIED, text)
         self.check_ends(hop.peer, remote, answer.client_side, answer.exit, request, *ours)
 
     def check_ends(

@@ -18,7 +18,7 @@ from chainrelay.wire import cbor, codec
 from chainrelay.wire.endpoint import Address, Endpoint, Target, canonical
 from chainrelay.wire.messages import Open
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 """Another one for every change of `pack`: a journal of another version is set aside."""
 
 
@@ -52,6 +52,7 @@ class Record:
     server_partner: Endpoint | None
     server_address: Address | None
     exit: Endpoint | None
+    path: tuple[str, ...]
     bound: Target | None
     mtu: int
     counters: Counters
@@ -77,6 +78,7 @@ def pack(record: Record) -> bytes:
             _octets(one.server_partner),
             one.server_address.packed if one.server_address is not None else None,
             _octets(one.exit),
+            list(one.path),
             str(one.bound) if one.bound is not None else None,
             one.mtu,
             [counted.to_server_packets, counted.to_server_bytes, counted.to_client_packets, counted.to_client_bytes],
@@ -89,7 +91,7 @@ def unpack(octets: bytes) -> Record:
     try:
         (
             phase, request, principal, remote, local, through, hop, created, expires, lease,
-            client_side, server_side, server_partner, server_address, exit_, bound, mtu, counted,
+            client_side, server_side, server_partner, server_address, exit_, path, bound, mtu, counted,
         ) = cbor.decode(octets)  # fmt: skip
         _, opened = codec.decode(request)
         if not isinstance(opened, Open):
@@ -107,6 +109,7 @@ def unpack(octets: bytes) -> Record:
             _endpoint(server_partner) if server_partner is not None else None,
             _address(server_address) if server_address is not None else None,
             _endpoint(exit_) if exit_ is not None else None,
+            tuple(_a(str, relay) for relay in _a(list, path)),
             Target.parse(bound) if bound is not None else None,
             _a(int, mtu),
             Counters(*(_a(int, count) for count in counted)),

@@ -38,6 +38,8 @@ class Session:
     """At the last relay: where the server was found."""
     exit: Endpoint | None = None
     """As it is told: P5, announced."""
+    path: tuple[str, ...] = ()
+    """All relays of the row, as the last one said. Recursive, and at the last one."""
     offered: Endpoint | None = None
     """Iterative, before the last relay: P4 as the next relay says it. Counts when the client's BIND names the same."""
     bound: Target | None = None

@@ -17,6 +17,7 @@ from chainrelay.wire.handshake import Initiator, Responder
 from chainrelay.wire.keys import Purpose
 from chainrelay.wire.messages import Answer, ControlMessage, Done, Message, Offer, Peer, Request
 from chainrelay.wire.primitives import SEAL_OVERHEAD
+from chainrelay.wire.sealed import IV_LENGTH, SealKeys
 from chainrelay.wire.states import TRANSITIONS, Input, State
 
 if TYPE_CHECKING:
@@ -53,6 +54,15 @@ class Connection:
     def kid(self) -> str:
         """The id of the key that authenticated the partner; empty before `State.OPEN`."""
         return self._handshake.kid if self._state is State.OPEN else ""
+
+    def seal_keys(self, key_id: bytes) -> SealKeys:
+        """The data keys of this connection (docs/protocol.md §13): one set, whatever name it is given. Raises ProtocolError."""
+        if self._handshake.purpose is not Purpose.END_TO_END or self._channel is None or self._state is State.CLOSED:
+            raise ProtocolError(f"no data keys: {self._state.value}", Code.UNEXPECTED)
+        key = self._handshake.key
+        return SealKeys(
+            key_id, key(b"data i>r"), key(b"iv i>r")[:IV_LENGTH], key(b"data r>i"), key(b"iv r>i")[:IV_LENGTH]
+        )
 
     def receive(self, data: bytes) -> list[tuple[int, Authenticated[Message | ControlMessage]]]:
         """Takes octets from the partner and returns request numbers and messages that are complete now.

@@ -59,6 +59,7 @@ class Initiator:
         self._secrets = key.secrets(me.encode(), peer.encode())
         self._hello = b""
         self._channel: Channel | None = None
+        self._expand: Callable[[bytes], bytes] | None = None
 
     def hello(self) -> bytes:
         """M1."""
@@ -85,9 +86,13 @@ class Initiator:
         if not equal(exchange.responder_tag(), tag):
             raise AuthenticationError(f"M2 of {self.peer} does not verify")
         m3 = cbor.encode([self._me, self.peer, exchange.initiator_tag(m2)])
-        from_initiator, from_responder = exchange.record_keys(self._ephemeral, share, m2, m3)
-        self._channel = Channel(self.peer, send=from_initiator, receive=from_responder)
+        self._expand = exchange.session_keys(self._ephemeral, share, m2, m3)
+        self._channel = Channel(self.peer, send=self._expand(b"records i>r"), receive=self._expand(b"records r>i"))
         return m3
+
+    def key(self, label: bytes) -> bytes:
+        """key(label) of docs/protocol.md §6; AuthenticationError before `answer` has returned."""
+        return _derived(self._expand, label)
 
     def channel(self) -> Channel:
         """The channel; AuthenticationError before `answer` has returned."""
@@ -119,6 +124,7 @@ class Responder:
         self._fresh = True
         self._pending: tuple[_Exchange, Ephemeral, bytes] | None = None
         self._channel: Channel | None = None
+        self._expand: Callable[[bytes], bytes] | None = None
 
     def answer(self, m1: bytes) -> bytes:
         """M2. The checks are in the order of their cost; until tag1 has verified nothing of ours is told or spent."""
@@ -166,8 +172,12 @@ class Responder:
         _check_octets("M3", (tag, TAG_LENGTH))
         if not equal(exchange.initiator_tag(m2), tag):
             raise AuthenticationError(f"M3 of {self.peer} does not verify")
-        from_initiator, from_responder = exchange.record_keys(ephemeral, exchange.share_i, m2, m3)
-        self._channel = Channel(self.peer, send=from_responder, receive=from_initiator)
+        self._expand = exchange.session_keys(ephemeral, exchange.share_i, m2, m3)
+        self._channel = Channel(self.peer, send=self._expand(b"records r>i"), receive=self._expand(b"records i>r"))
+
+    def key(self, label: bytes) -> bytes:
+        """key(label) of docs/protocol.md §6; AuthenticationError before `finish` has returned."""
+        return _derived(self._expand, label)
 
     def channel(self) -> Channel:
         """The channel; AuthenticationError before `finish` has returned."""
@@ -201,18 +211,15 @@ class _Exchange:
         fresh = self._nonce_i + self._nonce_r + self.share_i + self._share_r
         return mac(self._secrets.from_initiator, _INITIATOR_LABEL + ids + fresh + digest(self._m1 + m2))
 
-    def record_keys(self, own: Ephemeral, theirs: bytes, m2: bytes, m3: bytes) -> tuple[bytes, bytes]:
-        """The keys of both directions: from the initiator, from the responder."""
+    def session_keys(self, own: Ephemeral, theirs: bytes, m2: bytes, m3: bytes) -> Callable[[bytes], bytes]:
+        """label -> key(label) of this handshake."""
         try:
             shared = own.agree(theirs)
         except ValueError as error:
             raise AuthenticationError("the partner's X25519 share is worthless") from error
         chain = extract(self._secrets.mix, shared)
-        transcript = digest(self._m1 + m2 + m3)
-        return (
-            expand(chain, lp(b"records i>r", self._i, self._r) + transcript),
-            expand(chain, lp(b"records r>i", self._i, self._r) + transcript),
-        )
+        ids, transcript = (self._i, self._r), digest(self._m1 + m2 + m3)
+        return lambda label: expand(chain, lp(label, *ids) + transcript)
 
 
 def _hello_tag(secrets: PairSecrets, before: list[object]) -> bytes:
@@ -254,6 +261,12 @@ def _check_context(purpose: Purpose, context: Context) -> None:
 
 def _is_id(value: object) -> bool:
     return type(value) is str and is_id(value)
+
+
+def _derived(expansion: Callable[[bytes], bytes] | None, label: bytes) -> bytes:
+    if expansion is None:
+        raise AuthenticationError("the handshake is not complete")
+    return expansion(label)
 
 
 def _established(channel: Channel | None) -> Channel:

@@ -37,6 +37,11 @@ class Context:
         """Inside EXTEND on the iterative way (its number here is 1, unlike OPEN's)."""
         return Context(1, hop, session, previous)
 
+    @staticmethod
+    def recursive(hop: int, session: bytes, previous: str) -> Context:
+        """Inside EXTEND on the recursive way, for a sealed session's key (its number here is 2, unlike OPEN's)."""
+        return Context(2, hop, session, previous)
+
 
 DIRECT: Final = Context()
 

@@ -72,6 +72,11 @@ class Window:
         self._highest = -1
         self._seen = 0  # bit n: highest − n was accepted
 
+    @property
+    def highest(self) -> int:
+        """The highest counter accepted; −1: none yet."""
+        return self._highest
+
     def fresh(self, counter: int) -> bool:
         """Whether it may be accepted: neither seen nor too old, and below 2⁶³."""
         age = self._highest - counter
@@ -126,6 +131,11 @@ class Opener:
         self._cipher = ChaCha20Poly1305(key)
         self._iv_head, self._iv_tail = _split(iv)
         self._window = Window()
+
+    @property
+    def highest(self) -> int:
+        """The highest counter opened; −1: none yet."""
+        return self._window.highest
 
     def open(self, datagram: bytes, component: int = 0) -> bytes:
         """The text. Raises UnknownKeyError, ReplayedError or ForgedError; the next datagram is not worse off for it."""

@@ -32,6 +32,7 @@ from chainrelay.wire.messages import (
     Open,
     Opened,
     Protocol,
+    Rekey,
     Renew,
     Renewed,
     Request,
@@ -124,7 +125,7 @@ class FakeRelay:
                     self.sessions[message.session] = await _Forwarding.start(message)
                 here = self.sessions[message.session]
                 entry = Endpoint(self.entry_address, here.entry.port)
-                answer: Answer = Opened(message.session, entry, here.exit, self.lease, 1400, True)
+                answer: Answer = Opened(message.session, entry, here.exit, self.lease, 1400, True, ("fw1",))
             case Bind():
                 self.sessions[message.session].server = message.server
                 answer = Bound(message.session, 1400)
@@ -136,7 +137,7 @@ class FakeRelay:
                 counters = self._counters(message.session)
                 self.forget(message.session)
                 answer = Closed(message.session, (counters,))
-            case Extend():
+            case Extend() | Rekey():
                 raise AssertionError("a leg extends nothing; the loop does")
         return Authenticated("fw1", answer)
 

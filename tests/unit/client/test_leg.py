@@ -24,6 +24,7 @@ from chainrelay.wire.messages import (
     Open,
     Opened,
     Protocol,
+    Rekey,
     Renew,
     Renewed,
     Request,
@@ -59,7 +60,7 @@ class Script:
         entry, leave = Endpoint(IPv4Address("10.0.1.1"), self.port), Endpoint(IPv4Address("10.3.0.1"), self.port)
         match message:
             case Open():
-                answer: Answer = Opened(message.session, entry, leave, self.lease, 1400, True)
+                answer: Answer = Opened(message.session, entry, leave, self.lease, 1400, True, ("fw1",))
             case Bind():
                 answer = Bound(message.session, 1300)
             case Renew():
@@ -68,7 +69,7 @@ class Script:
                 answer = StatusReport(message.session, 1, ())
             case Close():
                 answer = Closed(message.session, ())
-            case Extend():
+            case Extend() | Rekey():
                 raise AssertionError("a leg extends nothing; the loop does")
         return Authenticated("fw1", answer)
 
@@ -238,7 +239,7 @@ def test_an_open_that_is_cancelled_is_closed() -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("wrong", [Renewed(bytes(16), 5), Opened(bytes(16), P1, P1, 5, 1400, True)])
+@pytest.mark.parametrize("wrong", [Renewed(bytes(16), 5), Opened(bytes(16), P1, P1, 5, 1400, True, ())])
 def test_an_answer_to_something_else_is_no_answer(wrong: Answer) -> None:
     async def scenario() -> None:
         script = Script()

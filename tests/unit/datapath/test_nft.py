@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainrelay.datapath import nft
-from chainrelay.datapath.mapping import Install, Mapping, Operation, Remove, Renew
+from chainrelay.datapath.mapping import Install, Mapping, Plain, Remove, Renew
 from chainrelay.wire.endpoint import Address, Endpoint
 from chainrelay.wire.messages import Protocol
 
@@ -23,7 +23,7 @@ FROM_CLIENT, FROM_SERVER = "10.1.0.1 . 17 . 5000 . 10.1.0.2 . 20000", "10.2.0.2 
 AFTER_CLIENT, AFTER_SERVER = "10.1.0.1 . 17 . 5000 . 10.2.0.2 . 6000", "10.2.0.2 . 17 . 6000 . 10.1.0.1 . 5000"
 
 
-def text(*operations: Operation, certain: bool = True) -> list[str]:
+def text(*operations: Plain, certain: bool = True) -> list[str]:
     return list(map(str, nft.transaction([(each, nft.Elements.of(each.mapping)) for each in operations], certain=certain)))
 
 

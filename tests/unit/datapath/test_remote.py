@@ -12,36 +12,70 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainrelay.datapath import remote
-from chainrelay.datapath.mapping import Counters, Done, Failed, Install, LiveFlow, Mapping, Operation, Outcome, Remove, Renew
+from chainrelay.datapath.mapping import Counters, Done, Failed, Install, LiveFlow, Mapping, Operation, Outcome, Rekey, Remove, Renew
 from chainrelay.datapath.remote import Question, Verb
 from chainrelay.errors import DatapathError, ProtocolError
 from chainrelay.limits import BATCH
 from chainrelay.wire import cbor
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
+from chainrelay.wire.sealed import SealKeys
 
 ENDS = tuple(map(Endpoint.parse, ("10.0.0.5:5000", "10.0.0.1:20000", "10.0.2.1:20001", "10.0.2.2:20100")))
 MAPPING = Mapping(bytes(range(16)), Protocol.UDP, 2, *ENDS)
 SIX = Mapping(bytes(16), Protocol.TCP, 1, *(Endpoint(IPv6Address(f"fd00::{n}"), 65535) for n in range(1, 5)))
-PACKED = [bytes(16), 17, 1, *(bytes((10, 0, 0, n, 0, 80)) for n in range(1, 5))]
+SEALED = replace(MAPPING, sealed=True)
+KEYS = SealKeys(bytes((0xD0, 1, 2, 4)), bytes(range(32)), bytes(range(12)), bytes(range(32, 64)), bytes(range(64, 76)))
+OCTETS = KEYS.key_id + KEYS.open_key + KEYS.open_iv + KEYS.seal_key + KEYS.seal_iv
+PACKED = [bytes(16), 17, 1, False, *(bytes((10, 0, 0, n, 0, 80)) for n in range(1, 5))]
 
 
 def test_operations_survive() -> None:
     sent: tuple[Operation, ...] = (Install(MAPPING, 122.0), Renew(SIX, 0.25), Remove(MAPPING), Remove(SIX, linger=True))
     assert remote.read_question(remote.apply(sent)) == Question(Verb.APPLY, operations=sent)
-    assert remote.read_question(remote.counters([MAPPING, SIX])).mappings == (MAPPING, SIX)
+    assert remote.read_question(remote.counters([MAPPING, SIX, SEALED])).mappings == (MAPPING, SIX, SEALED)
 
 
-@pytest.mark.parametrize("verb", [Verb.SETUP, Verb.FLOWS, Verb.FLUSH_OWN, Verb.INTACT])
+def test_sealed_mappings_and_their_keys_survive() -> None:
+    sent: tuple[Operation, ...] = (Install(SEALED, 122.0, KEYS), Renew(SEALED, 0.25), Rekey(SEALED, KEYS), Remove(SEALED))
+    assert remote.read_question(remote.apply(sent)) == Question(Verb.APPLY, operations=sent)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        [1, 1000, *PACKED[:3], True, *PACKED[4:]],
+        [4, 1000, OCTETS, *PACKED],
+        [5, OCTETS, *PACKED],
+        [4, 1000, OCTETS[:-1], *PACKED[:3], True, *PACKED[4:]],
+        [4, 1000, b"\x40" + OCTETS[1:], *PACKED[:3], True, *PACKED[4:]],
+        [4, 1000, OCTETS[:3] + b"\x05" + OCTETS[4:], *PACKED[:3], True, *PACKED[4:]],
+        [5, *PACKED[:3], True, *PACKED[4:]],
+        [2, 1000, PACKED[0], 6, 1, True, *PACKED[4:]],
+    ],
+    ids=["no keys", "plain with keys", "plain rekey", "short", "no key id", "component 1", "rekey without", "TCP"],
+)
+def test_keys_belong_to_sealed_mappings_of_udp(operation: list[object]) -> None:
+    with pytest.raises(ProtocolError) as refused:
+        remote.read_question(cbor.encode([int(Verb.APPLY), [operation]]))
+    assert OCTETS.hex()[8:72] not in str(refused.value)
+    assert repr(OCTETS[4:36]) not in str(refused.value)
+
+
+@pytest.mark.parametrize("verb", [Verb.SETUP, Verb.FLOWS, Verb.FLUSH_OWN, Verb.INTACT, Verb.SEALS])
 def test_verbs_without_arguments(verb: Verb) -> None:
     assert remote.read_question(remote.plain(verb)) == Question(verb)
 
 
 def test_answers_survive() -> None:
-    found: list[Outcome] = [Done(Counters(1, 2, 3, 2**63)), Failed("no room", full=True)]
-    assert remote.read_outcomes(remote.outcomes(found), 2) == found
+    found: list[Outcome] = [Done(Counters(1, 2, 3, 2**63)), Failed("no room", full=True), Failed("lost", keyless=True)]
+    assert remote.read_outcomes(remote.outcomes(found), 3) == found
     assert remote.read_counted(remote.counted([Counters(4, 3, 2, 1)]), 1) == [Counters(4, 3, 2, 1)]
-    assert remote.read_intact(remote.intact(False)) is False
+    assert remote.read_whether(Verb.INTACT, remote.whether(Verb.INTACT, False)) is False
+    assert remote.read_whether(Verb.SEALS, remote.whether(Verb.SEALS, True)) is True
+    for other in (remote.whether(Verb.INTACT, True), cbor.encode([int(Verb.SEALS), 1]), remote.plain(Verb.SEALS)):
+        with pytest.raises(ProtocolError):
+            remote.read_whether(Verb.SEALS, other)
     assert remote.read_answer(Verb.HELLO, remote.hello()) == [remote.VERSION]
     with pytest.raises(DatapathError, match="a reason") as refused:
         remote.read_answer(Verb.SETUP, remote.refused(DatapathError("a reason", full=True)))
@@ -50,7 +84,7 @@ def test_answers_survive() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, BATCH, 2 * BATCH + 1])
 def test_flows_come_in_pages(count: int) -> None:
-    sent = [LiveFlow(Protocol.UDP, Endpoint(ENDS[0].address, 1 + n), ENDS[1], 1.5, n, 2 * n) for n in range(count)]
+    sent = [LiveFlow(Protocol.UDP, Endpoint(ENDS[0].address, 1 + n), ENDS[1], 1.5, n, 2 * n, sealed=n % 2 == 0) for n in range(count)]
     packets = remote.flows(sent)
     assert max(map(len, packets)) <= remote.PACKET
     pages = [remote.read_flows(each) for each in packets]
@@ -59,7 +93,7 @@ def test_flows_come_in_pages(count: int) -> None:
 
 
 def test_the_largest_batch_fits_into_a_packet() -> None:
-    whole = remote.apply([Install(SIX, 3600.0)] * BATCH)
+    whole = remote.apply([Install(replace(SIX, protocol=Protocol.UDP, sealed=True), 3600.0, KEYS)] * BATCH)
     assert len(whole) <= remote.PACKET
     assert len(remote.read_question(whole).operations) == BATCH
     assert len(remote.outcomes([Failed("x" * 100)] * BATCH)) <= remote.PACKET
@@ -81,7 +115,7 @@ def test_the_largest_batch_fits_into_a_packet() -> None:
         [Verb.APPLY],
         [Verb.APPLY, "flush ruleset"],
         [Verb.APPLY, [[1, 1000, *PACKED]] * (BATCH + 1)],
-        [Verb.APPLY, [[4, 1000, *PACKED]]],
+        [Verb.APPLY, [[6, 1000, *PACKED]]],
         [Verb.APPLY, [[1, -1, *PACKED]]],
         [Verb.APPLY, [[1, 2**63, *PACKED]]],
         [Verb.APPLY, [[3, 0, *PACKED]]],
@@ -89,11 +123,11 @@ def test_the_largest_batch_fits_into_a_packet() -> None:
         [Verb.APPLY, [[1, 1000, bytes(15), *PACKED[1:]]]],
         [Verb.APPLY, [[1, 1000, PACKED[0], 1, *PACKED[2:]]]],
         [Verb.APPLY, [[1, 1000, *PACKED[:2], 3, *PACKED[3:]]]],
-        [Verb.APPLY, [[1, 1000, *PACKED[:6], bytes((10, 0, 0, 4, 0, 0))]]],
-        [Verb.APPLY, [[1, 1000, *PACKED[:6], bytes((224, 0, 0, 4, 0, 9))]]],
-        [Verb.APPLY, [[1, 1000, *PACKED[:6], bytes(4) + b"\0\x09"]]],
-        [Verb.APPLY, [[1, 1000, *PACKED[:6], b"\xfd" + bytes(16) + b"\x09"]]],
-        [Verb.APPLY, [[1, 1000, *PACKED[:6], bytes(10) + b"\xff\xff\x0a\0\0\x01\0\x09"]]],
+        [Verb.APPLY, [[1, 1000, *PACKED[:7], bytes((10, 0, 0, 4, 0, 0))]]],
+        [Verb.APPLY, [[1, 1000, *PACKED[:7], bytes((224, 0, 0, 4, 0, 9))]]],
+        [Verb.APPLY, [[1, 1000, *PACKED[:7], bytes(4) + b"\0\x09"]]],
+        [Verb.APPLY, [[1, 1000, *PACKED[:7], b"\xfd" + bytes(16) + b"\x09"]]],
+        [Verb.APPLY, [[1, 1000, *PACKED[:7], bytes(10) + b"\xff\xff\x0a\0\0\x01\0\x09"]]],
         [Verb.COUNTERS, [[1, 1000, *PACKED]]],
     ],
 )
@@ -119,13 +153,13 @@ def test_random_octets_raise_nothing_else(octets: bytes) -> None:
 
 @given(st.integers(0, 400), st.integers(0, 255))
 def test_a_changed_octet_raises_nothing_else(at: int, octet: int) -> None:
-    packet = bytearray(remote.apply([Install(MAPPING, 1.0), Remove(SIX)]))
+    packet = bytearray(remote.apply([Install(MAPPING, 1.0), Remove(SIX), Install(SEALED, 1.0, KEYS), Rekey(SEALED, KEYS)]))
     packet[at % len(packet)] = octet
     with contextlib.suppress(ProtocolError):
         remote.read_question(bytes(packet))
 
 
-@pytest.mark.parametrize("answer", [[], ["x"], [[]], [[[1, 2, 3]]], [[[1, 2, 3, -4]]], [[["why"]]], [[[True, 0, 0, 0]]]])
+@pytest.mark.parametrize("answer", [[], ["x"], [[]], [[[1, 2, 3]]], [[[1, 2, 3, -4]]], [[["why", False]]], [[[True, 0, 0, 0]]]])
 def test_what_is_no_answer_is_refused(answer: list[Any]) -> None:
     with pytest.raises(ProtocolError):
         remote.read_outcomes(cbor.encode([int(Verb.APPLY), *answer]), 1)

@@ -55,6 +55,10 @@ class SlowBackend:
         """Nothing gets lost here."""
         return True
 
+    def seals(self) -> bool:
+        """Nothing here does."""
+        return False
+
     def flush_own(self) -> None:
         """Nothing to do."""
 

@@ -143,7 +143,7 @@ def test_one_who_opens_many_connections_loses_the_oldest(helper: Helper) -> None
         assert last.recv(100) == remote.hello()
         assert ends(raws[0])
         raws[1].send(remote.plain(Verb.INTACT))
-        assert remote.read_intact(raws[1].recv(100))
+        assert remote.read_whether(Verb.INTACT, raws[1].recv(100))
 
 
 def test_signs_of_life_come_without_questions(helper: Helper) -> None:

@@ -15,7 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Operation, Outcome, Remove
+from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Operation, Outcome, Rekey, Remove
 from chainrelay.errors import Code, Refusal
 from chainrelay.session.engine import Engine
 from chainrelay.session.events import (
@@ -61,7 +61,7 @@ class Kernel:
             return Failed("injected")
         if isinstance(operation, Remove):
             self.live.pop(operation.mapping, None)
-        else:
+        elif not isinstance(operation, Rekey):
             self.live[operation.mapping] = now + operation.lease
         return Done(Counters()) if isinstance(operation, Install) else Done(Counters(1, 10, 1, 10))
 

@@ -21,7 +21,7 @@ from playbook import ALICE, FW2, an_open
 RECORD = Record(
     Phase.OPEN, an_open(), replace(ALICE, number=0), FW2, 1000.25, 1120.5, 120,
     Endpoint.parse("10.0.0.1:20000"), Endpoint.parse("10.0.2.1:20001"), Endpoint.parse("10.0.2.2:20100"), None,
-    Endpoint.parse("10.3.0.2:20102"), None, 1400, Counters(1, 2, 3, 4),
+    Endpoint.parse("10.3.0.2:20102"), ("fw1", "fw2"), None, 1400, Counters(1, 2, 3, 4),
 )  # fmt: skip
 LAST = replace(
     RECORD, phase=Phase.RESERVED, next_hop=None, server_partner=None, server_address=ip_address("fd00::9"),
@@ -37,7 +37,7 @@ def test_a_record_survives(record: Record) -> None:
     assert unpack(pack(record)) == record
 
 
-@pytest.mark.parametrize("octets", [b"", b"\x80", cbor.encode([1] * 18), cbor.encode([9, b"", *[None] * 16]), pack(RECORD)[:-1]])
+@pytest.mark.parametrize("octets", [b"", b"\x80", cbor.encode([1] * 19), cbor.encode([9, b"", *[None] * 17]), pack(RECORD)[:-1]])
 def test_damage_is_a_protocol_error(octets: bytes) -> None:
     with pytest.raises(ProtocolError):
         unpack(octets)

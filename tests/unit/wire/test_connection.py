@@ -151,7 +151,7 @@ def test_the_table_is_what_is_obeyed() -> None:
 @pytest.mark.parametrize("purpose", [Purpose.CLIENT_HOP, Purpose.RELAY_HOP, Purpose.CONTROL])
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
 def test_each_side_says_only_what_is_its_own(purpose: Purpose, message: Message | ControlMessage) -> None:
-    requests, control = {"Open", "Bind", "Renew", "Close", "Status", "Extend"}, {"Offer", "Peer", "Done"}
+    requests, control = {"Open", "Bind", "Renew", "Close", "Status", "Extend", "Rekey"}, {"Offer", "Peer", "Done"}
     kind = type(message).__name__
     if purpose is Purpose.CONTROL:
         allowed = [kind in {"Peer", "Done"}, kind in {"Offer", "Done"}]
