@@ -2,11 +2,18 @@
 
     from chainrelay import client
     async with client.open("server.example:9799") as session:
-        session.socket.send(b"hello"); print(session.exit)
+        await session.send(b"hello"); print(session.exit)
 
     client.py       open, open_to, reserve: the order of M1 to M8
-    session.py      what they give: endpoints, sockets, counters, close
+    wishes.py       what a caller may want, and what contradicts
+    session.py      what they give: endpoints, datagrams, counters, close
     leg.py          OPEN, BIND, RENEW, CLOSE with relay 1; leases; opening again
+    walk.py         the iterative way: each relay asked by the client itself
+    recursive.py    the recursive way of a sealed session
+    end_to_end.py   a relay as the client talks with it, directly or inside EXTEND
+    sealing.py      a sealed session's keys: made, compared, renewed
+    data_keys.py    which key seals and which ones open
+    datagrams.py    sending and receiving, sealed or plain
     links.py        one authenticated connection per first relay
     direct.py       when no relay is needed
     sockets.py      P1
@@ -28,16 +35,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Unpack
 
-from chainrelay.client.client import Client, ServerWishes, TargetWishes, Wishes
+from chainrelay.client.client import Client
 from chainrelay.client.control import Identity
+from chainrelay.client.data_keys import SealCounters
 from chainrelay.client.offer import Admission, Offering, Visitor
 from chainrelay.client.session import Session
+from chainrelay.client.wishes import ServerWishes, TargetWishes, Wishes
 from chainrelay.wire.messages import HopCounters, Protocol, Way
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
 __all__ = [
-    "TCP", "UDP", "Admission", "Client", "HopCounters", "Identity", "Offering", "Session", "Visitor", "Way",
+    "TCP", "UDP", "Admission", "Client", "HopCounters", "Identity", "Offering", "SealCounters", "Session", "Visitor", "Way",
     "default_config", "open", "open_to", "reserve",
 ]  # fmt: skip
 

@@ -43,8 +43,8 @@ ADVICE: Final[dict[Code, tuple[Exit, str]]] = {
     ),
     Code.ANSWER_DENIED: (
         Exit.REFUSED,
-        ("Somebody named an endpoint that it may not name. If it is right, permit it: [[answer]] in access.toml for a relay, "
-        "--peers PREFIX for a server."),
+        ("Somebody named an endpoint, or a last relay, that it may not name. If it is right, permit it: [[answer]] in access.toml or "
+        "`last` in routes.toml for a relay, --peers PREFIX for a server."),
     ),
     Code.UNKNOWN_SESSION: (Exit.FAILED, "Open a new session."),
     Code.SESSION_ID_TAKEN: (Exit.FAILED, "Open again: a new session gets a new id."),
@@ -69,9 +69,13 @@ ADVICE: Final[dict[Code, tuple[Exit, str]]] = {
     Code.DATAPATH_FAILED: (Exit.FAILED, "That hop's kernel did not take the rules. " + _ADMINISTRATOR),
     Code.DATAPATH_FULL: (Exit.FAILED, _LATER),
     Code.WAY_NOT_SUPPORTED: (Exit.FAILED, 'Write way = "recursive" for this route in routes.toml.'),
-    Code.SEAL_NOT_AVAILABLE: (Exit.FAILED, "Open the session without sealing, or ask the last relay's administrator for XDP."),
-    Code.SEAL_REQUIRED: (Exit.REFUSED, "That hop lets you through sealed only."),
-    Code.SEAL_KEY_MISSING: (Exit.FAILED, "The last relay has lost the session's key. Open a new session."),
+    Code.SEAL_NOT_AVAILABLE: (
+        Exit.FAILED,
+        ("Mend what is missing, or open the session without a seal (--no-seal). At the last relay it takes XDP on both sides: ask its "
+        "administrator."),
+    ),
+    Code.SEAL_REQUIRED: (Exit.REFUSED, "That hop lets you through sealed only: --seal, or seal = true with `last` in routes.toml."),
+    Code.SEAL_KEY_MISSING: (Exit.FAILED, "The last relay has lost this session's keys. Open a new session."),
     Code.DRAINING: (Exit.FAILED, "That hop is about to go down for maintenance. " + _LATER),
     Code.INTERNAL: (Exit.FAILED, _ADMINISTRATOR),
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
     from chainrelay.client import blocking
     with blocking.open("server.example:9799") as session:
-        session.socket.send(b"hello")            # an ordinary blocking socket
+        session.send(b"hello")
+        session.socket.recv(2048)                # an ordinary blocking socket, unless the session is sealed
 
 Every call may raise what its asyncio twin raises. Usable from several threads.
 """
@@ -19,7 +20,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from chainrelay import client
-from chainrelay.client.client import Opening, ServerWishes, TargetWishes, Wishes
+from chainrelay.client.client import Opening
+from chainrelay.client.data_keys import SealCounters
+from chainrelay.client.wishes import ServerWishes, TargetWishes, Wishes
 from chainrelay.config.client import ClientConfig
 from chainrelay.errors import Code, Refusal
 from chainrelay.wire.endpoint import Endpoint
@@ -86,11 +89,11 @@ class Client:
 
 
 class Session:
-    """`client.Session`, waiting. Its sockets block."""
+    """`client.Session`, waiting. Its sockets block; a sealed one's are the loop's, so that two threads can't seal under one counter."""
 
     def __init__(self, owner: Client, session: client.Session) -> None:
         self._owner, self._session = owner, session
-        for sock in session.sockets:
+        for sock in () if session.sealed else session.sockets:
             sock.setblocking(True)
 
     def __enter__(self) -> Self:
@@ -135,6 +138,33 @@ class Session:
     def mtu(self) -> int:
         """Largest datagram payload in bytes."""
         return self._session.mtu
+
+    @property
+    def relays(self) -> tuple[str, ...]:
+        """Ids of the relays, the first one first."""
+        return self._session.relays
+
+    @property
+    def sealed(self) -> bool:
+        """Whether datagrams are encrypted between here and the last relay."""
+        return self._session.sealed
+
+    @property
+    def seal_counters(self) -> SealCounters:
+        """What was sealed, opened and dropped here."""
+        return self._session.seal_counters
+
+    def send(self, data: bytes | bytearray | memoryview, component: int = 0) -> None:
+        """One datagram to the server."""
+        self._owner.run(self._session.send(data, component))
+
+    def receive(self, component: int = 0, timeout: float | None = None) -> bytes:
+        """The next datagram's payload. Raises TimeoutError after `timeout` seconds."""
+        return self._owner.run(self._within(timeout, component))
+
+    async def _within(self, timeout: float | None, component: int) -> bytes:
+        async with asyncio.timeout(timeout):
+            return await self._session.receive(component)
 
     def bind(self, server: str) -> None:
         """Name the server's endpoint of a reserved session."""

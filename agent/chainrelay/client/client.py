@@ -18,16 +18,19 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from chainrelay.client import direct
 from chainrelay.client import sockets as p1
 from chainrelay.client.control import Identity, to_server
-from chainrelay.client.leg import Asker, DirectLeg, Leg, RelayedLeg
+from chainrelay.client.leg import Asker, DirectLeg, Leg, Rekeying, RelayedLeg
 from chainrelay.client.links import Links
+from chainrelay.client.recursive import Recursive
 from chainrelay.client.rendezvous import Line, Rendezvous
+from chainrelay.client.sealing import Sealing, check_last
 from chainrelay.client.session import Session
 from chainrelay.client.walk import Walk
+from chainrelay.client.wishes import Wish, check_ports, is_sealed
 from chainrelay.config.client import ClientConfig, load_client
 from chainrelay.errors import Code, ProtocolError, Refusal
 from chainrelay.limits import ABSOLUTE_LIMIT, MAX_HOPS, OFFER_PORT, SESSION_ID_LENGTH, TCP_CONNECT
@@ -37,44 +40,6 @@ from chainrelay.wire.endpoint import Address, Endpoint, Target, parse_address
 from chainrelay.wire.messages import Offer, Open, Opened, Protocol, Way
 
 CONNECT_PAUSE = 0.1  # seconds between attempts to connect a TCP session: the server's program may only be starting
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a caller wants of a session besides its server."""
-
-    local: int | Endpoint
-    """P1: a port (0 = any) at the client's own address, or a whole endpoint."""
-    sockets: bool
-    """Whether P1 is handed out as bound sockets; otherwise another program binds it."""
-    lease: int
-
-
-class Wishes(TypedDict, total=False):
-    """Keyword arguments of `Client.reserve`, for the shorthands around it."""
-
-    components: int
-    local: int | Endpoint
-    sockets: bool
-    lease: int
-
-
-class TargetWishes(Wishes, total=False):
-    """Those of `Client.open_to`."""
-
-    protocol: Protocol
-
-
-class ServerWishes(TypedDict, total=False):
-    """Those of `Client.open`."""
-
-    protocol: Protocol | None
-    components: int | None
-    local: int | Endpoint
-    sockets: bool
-    lease: int
-    server_id: str | None
-    peers: Sequence[IPv4Network | IPv6Network]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +87,14 @@ class Opening:
 class Client:
     """Sessions of one user. All of them share one connection per first relay. Close it after its sessions, or `async with`."""
 
-    def __init__(self, config: ClientConfig | Path | str, *, way: Way | None = None) -> None:
-        """`way`: how every chain is walked (M12, M13); None = what its row of routes.toml says. Raises ConfigErrors."""
+    def __init__(self, config: ClientConfig | Path | str, *, way: Way | None = None, seal: bool | None = None) -> None:
+        """`way`: how every chain is walked (M12, M13), `seal`: whether UDP sessions are sealed (M17); None = what the row of
+        routes.toml says. Raises ConfigErrors.
+        """
         self.config = config if isinstance(config, ClientConfig) else load_client(Path(config))
         # The engine's own judge of answers (M16); what a client asks for itself is for the relays to permit, so access has no rows.
         self._policy = Policy(self.config.routes, self.config.peers, AccessTable(()), self.config.answers)
-        self._way = way
+        self._way, self._seal = way, seal
         self._links = Links(self.config.id, self.config.peers)
 
     async def __aenter__(self) -> Self:
@@ -151,19 +118,21 @@ class Client:
         local: int | Endpoint = 0,
         sockets: bool = True,
         lease: int = 0,
+        seal: bool | None = None,
         server_id: str | None = None,
         peers: Sequence[IPv4Network | IPv6Network] = (),
     ) -> Opening:
         """A session with the server whose control address is `server` (`host` or `host:port`, default port 9799).
 
         `protocol` and `components` must be what the server offers; None takes what it offers. `local`: P1; without `sockets` it
-        belongs to another program. `lease`: seconds wanted, 0 = what client.toml says. `server_id`: the server's id in peers.toml,
+        belongs to another program. `lease`: seconds wanted, 0 = what client.toml says. `seal`: whether the session's datagrams are
+        encrypted up to the last relay (M17); None = what `Client` or routes.toml says. `server_id`: the server's id in peers.toml,
         for both sides to authenticate (M15); None = what client.toml says, empty = without. `peers`: prefixes in which P6 may lie
         besides the server's own address.
         Raises Refusal (whose `hop` says where) when entered or awaited; nothing is left anywhere then.
         """
         known = (self.config.server or "") if server_id is None else server_id
-        wish, check, target = self._wish(local, sockets, lease), ServerCheck(known, peers), parse_server(server)
+        wish, check, target = self._wish(local, sockets, lease, seal), ServerCheck(known, peers), parse_server(server)
         return Opening(lambda: self._open(target, protocol, components, wish, check))
 
     def open_to(
@@ -175,9 +144,10 @@ class Client:
         local: int | Endpoint = 0,
         sockets: bool = True,
         lease: int = 0,
+        seal: bool | None = None,
     ) -> Opening:
         """A session with the known server endpoint `peer` (P6, `host:port`); nobody tells the server P5 but you. Raises Refusal."""
-        wish = self._wish(local, sockets, lease)
+        wish = self._wish(local, sockets, lease, seal)
         target = Target.parse(peer)
         check_ports(protocol, components, wish)
         if not target.port:
@@ -195,13 +165,20 @@ class Client:
         return Opening(work)
 
     def reserve(
-        self, host: str, *, components: int = 1, local: int | Endpoint = 0, sockets: bool = True, lease: int = 0
+        self,
+        host: str,
+        *,
+        components: int = 1,
+        local: int | Endpoint = 0,
+        sockets: bool = True,
+        lease: int = 0,
+        seal: bool | None = None,
     ) -> Opening:
         """A UDP session whose `exit` (P5) is known at once; datagrams flow after `session.bind("host:port")`. Raises Refusal.
 
         For RTSP, SIP and others that must announce a port before they learn the server's.
         """
-        wish = self._wish(local, sockets, lease)
+        wish = self._wish(local, sockets, lease, seal)
         check_ports(Protocol.UDP, components, wish)
         target = Target(Target.parse(f"{_bracketed(host)}:0").host, 0)
 
@@ -216,6 +193,7 @@ class Client:
         self, server: Target, protocol: Protocol | None, components: int | None, wish: Wish, check: ServerCheck
     ) -> Session:
         route = self._route(server.host)
+        is_sealed(route, protocol or Protocol.UDP, wish, self.config.peers)  # before the server is asked for anything
         rendezvous = Rendezvous(str(server), lambda: self._dial(route, server, check.id))
         async with contextlib.AsyncExitStack() as undo:
             offer = await rendezvous.start()
@@ -231,7 +209,7 @@ class Client:
 
     async def _dial(self, route: Route, server: Target, server_id: str) -> Line:
         """A control connection to the server, through the chain as a TCP session of its own (M11)."""
-        session = await self._establish(route, server, Protocol.TCP, 1, self._wish(0, True, 0))
+        session = await self._establish(route, server, Protocol.TCP, 1, self._wish(0, True, 0, False))
         try:
             await connect_stream(session)
             reader, writer = await asyncio.open_connection(sock=session.sockets.pop())  # the stream closes it
@@ -248,10 +226,10 @@ class Client:
         session.on_ended = lambda _refusal: stream.abort()
         return Line(stream, session)
 
-    def _wish(self, local: int | Endpoint, sockets: bool, lease: int) -> Wish:
+    def _wish(self, local: int | Endpoint, sockets: bool, lease: int, seal: bool | None) -> Wish:
         if not 0 <= lease <= ABSOLUTE_LIMIT:
             raise ValueError(f"lease is {lease}; it must be 0 (what client.toml says) to {ABSOLUTE_LIMIT} seconds")
-        return Wish(local, sockets, lease or self.config.lease)
+        return Wish(local, sockets, lease or self.config.lease, self._seal if seal is None else seal)
 
     def _route(self, host: Address | str) -> Route:
         route = self.config.routes.lookup(host)
@@ -262,6 +240,7 @@ class Client:
 
     async def _establish(self, route: Route, target: Target, protocol: Protocol, components: int, wish: Wish) -> Session:
         """Assign P1 and have the chain, if there is one, assign the rest (M2 to M5)."""
+        sealing = Sealing() if is_sealed(route, protocol, wish, self.config.peers) else None
         if isinstance(route.via, Direct):
             found = await direct.locate(target.host)
             local, bound = assign(found.source, protocol, components, wish)
@@ -275,7 +254,7 @@ class Client:
             session=os.urandom(SESSION_ID_LENGTH),
             protocol=protocol,
             way=self._way or route.way,
-            sealed=False,
+            sealed=sealing is not None,
             components=components,
             partner=local,
             server=target,
@@ -288,37 +267,39 @@ class Client:
 
         def check(opened: Opened) -> None:
             self._policy.check_answer(link.hop, relay, opened, wanted, own)
+            check_last(route.last, opened.path)
 
+        me, first = self.config.id, link.hop.peer
         asker: Asker = link.neighbour
+        rekeying: Rekeying | None = None
         if wanted.way is Way.ITERATIVE:
-            asker = Walk(self.config.id, link.hop.peer, link.neighbour, self._policy, relay, own)
-        relayed = RelayedLeg(asker, wanted, check)
+            asker = rekeying = Walk(me, first, link.neighbour, self._policy, relay, own, last=route.last, sealing=sealing)
+        elif sealing is not None:
+            asker = rekeying = Recursive(me, first, link.neighbour, self.config.peers, check, sealing)
+        relayed = RelayedLeg(asker, wanted, check, rekeying=rekeying if sealing is not None else None)
         try:
             await relayed.open()
         except BaseException:
             p1.close(bound)
             raise
         link.carries(relayed)
-        session = self._session(relayed, bound, protocol, components, target)
+        session = self._session(relayed, bound, protocol, components, target, sealing)
         relayed.on_moved, relayed.on_ended = session.moved, session.end
         return session
 
     @staticmethod
-    def _session(leg: Leg, bound: list[socket.socket], protocol: Protocol, components: int, target: Target) -> Session:
-        session = Session(leg, protocol, components, target)
-        session.sockets = bound
+    def _session(
+        leg: Leg,
+        bound: list[socket.socket],
+        protocol: Protocol,
+        components: int,
+        target: Target,
+        sealing: Sealing | None = None,
+    ) -> Session:
+        session = Session(leg, protocol, components, target, bound, sealing.keys if sealing is not None else None)
         if protocol is Protocol.UDP and leg.entry.port:
             p1.connect_datagrams(bound, leg.entry)
         return session
-
-
-def check_ports(protocol: Protocol, components: int, wish: Wish) -> None:
-    """Whether P1 can be what was asked for. Raises ValueError."""
-    port = wish.local.port if isinstance(wish.local, Endpoint) else wish.local
-    if components == 2 and protocol is not Protocol.UDP:
-        raise ValueError("two components are a pair of UDP ports; a TCP session has one")
-    if components == 2 and port % 2:
-        raise ValueError(f"local port {port} is odd; a pair is an even port and the next one")
 
 
 def assign(own: Address, protocol: Protocol, components: int, wish: Wish) -> tuple[Endpoint, list[socket.socket]]:
@@ -349,7 +330,7 @@ async def connect_stream(session: Session, *, starting: bool = False) -> None:
                     if not starting:
                         raise
                     session.socket.close()  # the kernel lets go of its port when a connection fails: take the port by name
-                    session.sockets = p1.bind(Protocol.TCP, session.local.address, session.local.port, 1)
+                    session.sockets[:] = p1.bind(Protocol.TCP, session.local.address, session.local.port, 1)
                     await asyncio.sleep(CONNECT_PAUSE)
                 else:
                     return

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -27,6 +28,7 @@ from chainrelay.limits import (
 from chainrelay.wire import messages
 from chainrelay.wire.endpoint import Endpoint, Target
 from chainrelay.wire.messages import Answer, Bind, Bound, Close, Closed, HopCounters, Open, Opened, Renew, Renewed, Status, StatusReport
+from chainrelay.wire.sealed import SEALED_OVERHEAD
 
 PATIENCE = ASK_TIMEOUT + ASK_TIMEOUT_PER_HOP * MAX_HOPS
 """Seconds for an answer of the whole chain: a relay that waits for the next one speaks up before this ends."""
@@ -59,6 +61,16 @@ class Asker(Protocol):
         """Ask the chain; raises Refusal."""
 
 
+class Rekeying(Protocol):
+    """What a sealed session's leg needs besides: the same loop, or recursive.py."""
+
+    def due_in(self) -> float:
+        """Seconds until another key is wanted."""
+
+    async def rekey(self) -> None:
+        """Make another key with the last relay. Raises Refusal; the one before is in force then."""
+
+
 class Leg(Protocol):
     """The common face of both kinds."""
 
@@ -81,6 +93,10 @@ class Leg(Protocol):
     @property
     def mtu(self) -> int:
         """Largest datagram payload in bytes."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The relays passed, the first one first; without authentication of each (recursive way) a claim."""
 
     async def bind(self, server: Target) -> None:
         """Name the server's endpoint of a reserved leg."""
@@ -107,6 +123,11 @@ class DirectLeg:
         """P1, there being no relay."""
         return self.local
 
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Nobody."""
+        return ()
+
     async def bind(self, server: Target) -> None:
         """Name the server's endpoint. Raises Refusal."""
         found = await direct.locate(server.host)
@@ -128,6 +149,7 @@ class RelayedLeg:
 
     `check` judges every OPENED (M16) and raises Refusal. `on_moved` is told when opening again gave other endpoints,
     `on_ended` when the session is over for good. A TCP leg is not opened again: its connection would not survive it.
+    `rekeying` is a sealed session's; the first key is made by whoever answers OPEN.
     """
 
     def __init__(
@@ -136,10 +158,11 @@ class RelayedLeg:
         wanted: Open,
         check: Callable[[Opened], None],
         *,
+        rekeying: Rekeying | None = None,
         on_moved: Callable[[], None] = lambda: None,
         on_ended: Callable[[Refusal], None] = lambda _refusal: None,
     ) -> None:
-        self._link, self._wanted, self._check = link, wanted, check
+        self._link, self._wanted, self._check, self._rekeying = link, wanted, check, rekeying
         self.on_moved, self.on_ended = on_moved, on_ended
         self._opened: Opened | None = None
         self._lease = wanted.lease
@@ -168,8 +191,13 @@ class RelayedLeg:
 
     @property
     def mtu(self) -> int:
-        """Largest datagram payload in bytes."""
-        return self._answer.mtu
+        """Largest datagram payload in bytes; what sealing takes is off already."""
+        return max(0, self._answer.mtu - (SEALED_OVERHEAD if self._wanted.sealed else 0))
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The relays passed."""
+        return self._answer.path
 
     @property
     def _answer(self) -> Opened:
@@ -232,7 +260,7 @@ class RelayedLeg:
     async def _keep(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(self._lease, LEASE_SHORTEST) * RENEW_FRACTION):
+                async with asyncio.timeout(min(max(self._lease, LEASE_SHORTEST) * RENEW_FRACTION, self._key_due_in())):
                     await self._wake.wait()
             self._wake.clear()
             try:
@@ -242,20 +270,47 @@ class RelayedLeg:
                 return
 
     async def _renew(self) -> None:
-        """Renew or open again, as often as it takes. Raises Refusal when neither will ever work."""
+        """Renew or open again, and rekey when it is time to, as often as it takes. Raises Refusal when nothing will ever work."""
         pause = RENEW_RETRY
+        keyless = False
         while True:
             try:
+                if keyless:
+                    await self._rekey()
+                    keyless = False
                 self._lease = (await self._ask(Renew(self.id, self._wanted.lease), Renewed)).lease
+                if not self._key_due_in():
+                    await self._rekey()
                 return
             except Refusal as refusal:
-                if refusal.code in FORGOTTEN and self._wanted.protocol is messages.Protocol.UDP:
+                if refusal.code is Code.SEAL_KEY_MISSING and self._rekeying is not None:
+                    keyless = True
+                    if pause == RENEW_RETRY:  # at once, but no more than once
+                        pause *= 2
+                        continue
+                elif refusal.code in FORGOTTEN and self._wanted.protocol is messages.Protocol.UDP:
                     if await self._open_again():
                         return
                 elif refusal.code not in PASSING:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, RECONNECT_LAST)
+
+    def _key_due_in(self) -> float:
+        return math.inf if self._rekeying is None else self._rekeying.due_in()
+
+    async def _rekey(self) -> None:
+        """Another key. Raises Refusal: of what an end-to-end connection can suffer only what no other attempt will mend."""
+        if self._rekeying is None:
+            return
+        try:
+            await self._rekeying.rekey()
+        except Refusal as refusal:
+            if refusal.code is Code.UNEXPECTED:  # the connection broke on its way; the next one is another
+                raise Refusal(Code.NEXT_HOP_UNREACHABLE, refusal.text, refusal.hop) from refusal
+            if refusal.code is Code.ANSWER_DENIED:  # somebody lies about a session that stands
+                await self._forget()
+            raise
 
     async def _open_again(self) -> bool:
         await self._forget()  # a relay before the forgetful one still has its half, and would answer OPEN from memory

@@ -82,7 +82,7 @@ def read_client(directory: Path, problems: Problems) -> ClientConfig | None:
     """The same, with everything that is wrong, warnings too, put into `problems`; None if there are errors."""
     values = read_file(directory, CLIENT, problems)
     peers, partners = read_peers(directory, problems, values.get(ID), optional=True)
-    routes = read_client_routes(directory, problems, partners)
+    routes = read_client_routes(directory, problems, partners, peers)
     _, answers = read_access(directory, problems, partners, optional=True)
     control = values.get(CONTROL)
     server = control.get(SERVER) if control else None

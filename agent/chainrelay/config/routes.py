@@ -1,7 +1,9 @@
-"""routes.toml (M19) -> RouteTable. At a client a route says besides how the chain is walked."""
+"""routes.toml (M19) -> RouteTable. At a client a route says besides how the chain is walked, who ends it and what is sealed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from chainrelay.config.files import read_file
@@ -11,7 +13,7 @@ from chainrelay.config.problems import Problems
 from chainrelay.config.schema import Key, Rows, Schema, Values
 from chainrelay.session.events import NextHop
 from chainrelay.session.prefixes import Prefix
-from chainrelay.session.tables import DIRECT, Direct, Route, RouteTable
+from chainrelay.session.tables import DIRECT, Direct, Kind, PeerTable, Route, RouteTable
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Way
 
@@ -29,8 +31,22 @@ WAY = Key(
     Way.RECURSIVE,
     '"recursive"',
 )
+LAST = Key(
+    "last",
+    Identifier(),
+    "id of the relay that must be the last one, a peer of kind relay with a key; clients only",
+    _NO_TEXT,
+    "whoever is",
+)
+SEAL = Key(
+    "seal",
+    Boolean(),
+    "true: UDP sessions are sealed up to the last relay (M17), which takes `last`; clients only",
+    False,
+    "false",
+)
 ROUTE = Schema("route", (TO, VIA, AT, NO_RELAY), "The next relay toward a destination, or none (M19).")
-CLIENT_ROUTE = Schema("route", (*ROUTE.keys, WAY), ROUTE.doc)
+CLIENT_ROUTE = Schema("route", (*ROUTE.keys, WAY, LAST, SEAL), ROUTE.doc)
 ROUTE_ROWS = Key("route", Rows(ROUTE), ROUTE.doc, ())
 CLIENT_ROUTE_ROWS = Key("route", Rows(CLIENT_ROUTE), ROUTE.doc, ())
 ROUTES = Schema("routes.toml", (ROUTE_ROWS,))
@@ -42,16 +58,23 @@ def read_routes(directory: Path, problems: Problems, partners: Partners, own: tu
     file = read_file(directory, ROUTES, problems)
     if file.complete and not file[ROUTE_ROWS]:
         file.place.warn("there is no route, so every request is refused", 'the last relay has to = "*", direct = true')
-    return _table(file.get(ROUTE_ROWS, ()), partners, own, client=False)
+    return _table(file.get(ROUTE_ROWS, ()), partners, own, lambda _values, route: route)
 
 
-def read_client_routes(directory: Path, problems: Problems, partners: Partners) -> RouteTable:
-    """A client's routes; without the file there are none."""
+def read_client_routes(directory: Path, problems: Problems, partners: Partners, peers: PeerTable) -> RouteTable:
+    """A client's routes; without the file there are none. `peers`: those whose rows are right."""
     file = read_file(directory, CLIENT_ROUTES, problems, optional=True)
-    return _table(file.get(CLIENT_ROUTE_ROWS, ()), partners, (), client=True)
+
+    def finish(values: Values, route: Route) -> Route:
+        _check_seal(values, partners, peers)
+        return replace(route, way=values[WAY], last=values[LAST] or "", seal=values[SEAL])
+
+    return _table(file.get(CLIENT_ROUTE_ROWS, ()), partners, (), finish)
 
 
-def _table(rows: tuple[Values, ...], partners: Partners, own: tuple[Endpoint, ...], *, client: bool) -> RouteTable:
+def _table(
+    rows: tuple[Values, ...], partners: Partners, own: tuple[Endpoint, ...], finish: Callable[[Values, Route], Route]
+) -> RouteTable:
     routes: dict[Prefix | str, Route] = {}
     for values in rows:
         if not values.complete:
@@ -60,8 +83,29 @@ def _table(rows: tuple[Values, ...], partners: Partners, own: tuple[Endpoint, ..
         if to in routes:
             values.at(TO).wrong(f"{str(to)!r} stands in two routes; the second is never used", "remove one of them")
         elif via is not None:
-            routes[to] = Route(to, via, values[WAY] if client else Way.RECURSIVE)
+            routes[to] = finish(values, Route(to, via))
     return RouteTable(tuple(routes.values()))
+
+
+def _check_seal(values: Values, partners: Partners, peers: PeerTable) -> None:
+    """Whether `last` and `seal` can be kept."""
+    last, seal = values[LAST], values[SEAL]
+    if values[NO_RELAY]:
+        if last is not None:
+            values.at(LAST).wrong("direct = true contradicts last: there is no relay", "remove last")
+        if seal:
+            values.at(SEAL).wrong("direct = true contradicts seal: there is no relay that could open", "remove seal")
+        return
+    if seal and last is None:
+        why = "seal without last: whichever relay has a key with this client could say that it is the last one, and read"
+        values.at(SEAL).wrong(why, 'add last = "ID OF THE LAST RELAY"')
+    if last is None:
+        return
+    partners.expect_relay(values, LAST, last)
+    row = peers.get(last)
+    if row is not None and row.kind is Kind.RELAY and not row.keys:
+        why = f"peers.toml has no key of {last!r}, so it can't prove that it is the last relay"
+        values.at(LAST).wrong(why, "add a key to its [[peer]] row, the same as there")
 
 
 def _next(values: Values, partners: Partners, own: tuple[Endpoint, ...]) -> NextHop | Direct | None:

@@ -36,12 +36,15 @@ DIRECT = Direct.DIRECT
 class Route:
     """`to`: a prefix, a name suffix (`.example.org`: every name below it), a name, or `*`.
 
-    `way` counts at the client only.
+    `way`, `last` and `seal` count at the client only.
     """
 
     to: Prefix | str
     via: NextHop | Direct
     way: Way = Way.RECURSIVE
+    last: str = ""
+    """The relay that must be the last one; empty: whoever is."""
+    seal: bool = False
 
 
 @dataclass(frozen=True)

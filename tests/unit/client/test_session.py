@@ -20,8 +20,7 @@ HERE = IPv4Address("127.0.0.1")
 def session(entry: Endpoint) -> Session:
     bound = sockets.bind(UDP, HERE, 0, 1)
     leg = DirectLeg(bytes(range(16)), sockets.local_endpoint(bound[0]), entry, 1472)
-    made = Session(leg, UDP, 1, Target(entry.address, entry.port))
-    made.sockets = bound
+    made = Session(leg, UDP, 1, Target(entry.address, entry.port), bound)
     sockets.connect_datagrams(bound, entry)
     return made
 

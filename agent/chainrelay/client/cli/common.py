@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import ipaddress
 import json
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from chainrelay import client
 from chainrelay.client import Client, Session
 from chainrelay.client.client import Opening
+from chainrelay.client.data_keys import SealCounters
 from chainrelay.wire.endpoint import Address, Endpoint, parse_address, split_host_port
 from chainrelay.wire.messages import HopCounters, Protocol, Way
 
@@ -46,13 +48,17 @@ def add_session(parser: argparse.ArgumentParser) -> None:
         "--way", type=way, choices=tuple(Way), metavar="WAY",
         help="recursive (relays ask each other) or iterative (this client asks each of them), instead of what routes.toml says",
     )  # fmt: skip
+    parser.add_argument(
+        "--seal", action=argparse.BooleanOptionalAction, default=None,
+        help="encrypt datagrams up to the last relay, or don't, instead of what routes.toml says; takes `last` there",
+    )  # fmt: skip
     parser.add_argument("--lease", type=int, default=0, metavar="SECONDS", help="lease to ask for (default: client.toml)")
     add_config(parser)
 
 
 def make_client(options: argparse.Namespace) -> Client:
     """A client with the options' configuration. Raises ConfigError."""
-    return Client(options.config or client.default_config(), way=options.way)
+    return Client(options.config or client.default_config(), way=options.way, seal=options.seal)
 
 
 def opening(owner: Client, options: argparse.Namespace, protocol: Protocol | None, local: int | Endpoint, *, sockets: bool) -> Opening:
@@ -131,7 +137,7 @@ class Report:
 
     def opened(self, session: Session, event: str = "open") -> None:
         """Its endpoints."""
-        rows = {
+        rows: dict[str, object] = {
             "session": session.id.hex(),
             "protocol": session.protocol.name.lower(),
             "components": session.components,
@@ -140,6 +146,8 @@ class Report:
             "exit": str(session.exit),
             "peer": str(session.peer),
             "mtu": session.mtu,
+            "sealed": session.sealed,
+            "last": session.relays[-1] if session.relays else None,
         }
         if self._as_json:
             self._print(json.dumps({"event": event, **rows}))
@@ -150,7 +158,10 @@ class Report:
             "exit": "P5: what the server sees and answers to",
             "peer": "P6: the server",
             "mtu": "bytes in a datagram at most",
+            "sealed": "datagrams encrypted up to the last relay",
+            "last": "the last relay",
         }
+        rows |= {"sealed": "yes" if session.sealed else "no", "last": rows["last"] or "none"}
         head = [] if event == "open" else [f"{event}:"]
         self._print("\n".join([*head, *(f"{name:<10} {value!s:<28} {meaning.get(name, '')}".rstrip() for name, value in rows.items())]))
 
@@ -158,8 +169,8 @@ class Report:
         """The local port is open."""
         self._print(json.dumps({"event": "forward", "listen": str(listen)}) if self._as_json else f"listen     {listen}")
 
-    def closed(self, counters: tuple[HopCounters, ...]) -> None:
-        """What every relay counted."""
+    def closed(self, counters: tuple[HopCounters, ...], seal: SealCounters | None = None) -> None:
+        """What every relay counted, and what became of a sealed session's datagrams here."""
         if self._as_json:
             hops = [
                 {
@@ -169,12 +180,19 @@ class Report:
                 }
                 for hop in counters
             ]
-            self._print(json.dumps({"event": "closed", "counters": hops}))
+            sealed = {"seal": dataclasses.asdict(seal)} if seal is not None else {}
+            self._print(json.dumps({"event": "closed", "counters": hops, **sealed}))
             return
         for hop in counters:
             self._print(
                 f"{hop.hop}: to the server {hop.to_server_packets} packets, {hop.to_server_bytes} bytes; "
                 f"to the client {hop.to_client_packets} packets, {hop.to_client_bytes} bytes"
+            )
+
+        if seal is not None:
+            self._print(
+                f"here: {seal.sealed} datagrams sealed, {seal.opened} opened; dropped: {seal.forged} forged, {seal.replayed} replayed, "
+                f"{seal.unknown} under no key"
             )
 
     @staticmethod

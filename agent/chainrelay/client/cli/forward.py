@@ -1,7 +1,8 @@
 """`chainrelay forward`: a local UDP or TCP port that leads through a session, for a program that knows nothing of relays.
 
 UDP: one session; whoever sends to the local port first is its user, and answers go to him. His port may change (mosh hops), his
-address may not. TCP: every connection to the local port gets a session of its own, as a session has exactly one P1.
+address may not. TCP: every connection to the local port gets a session of its own, as a session has exactly one P1. With --seal what
+goes on from here is encrypted up to the last relay; what is too large or does not open is dropped, as on any path.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ import asyncio
 import contextlib
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chainrelay.client import advice
 from chainrelay.client import sockets as p1
 from chainrelay.client.advice import Exit
 from chainrelay.client.cli import common
+from chainrelay.client.datagrams import LARGEST_DATAGRAM, too_large
 from chainrelay.errors import ConfigError, Refusal
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
+from chainrelay.wire.sealed import OpenError
 
 if TYPE_CHECKING:
-    from chainrelay.client import Client
+    from collections.abc import Callable
+
+    from chainrelay.client import Client, Session
     from chainrelay.client.cli.common import Verbs
 
-LARGEST_DATAGRAM = 65535
 TURN = 64  # datagrams of one socket before others get their turn
 CHUNK = 64 * 1024
 
@@ -49,6 +54,8 @@ def add(verbs: Verbs) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Forward until interrupted, or until the session is ended by a relay."""
+    if options.seal and options.tcp:
+        raise ConfigError("--seal", "TCP sessions can't be sealed", "leave out one of the two; over TCP the program can use TLS or ssh")
     if options.to is not None and (options.tcp or options.to.family != options.listen.family):
         raise ConfigError("--to", f"{options.to} is not where LISTEN ({options.listen}) can send datagrams", "UDP only, and of one family")
     async with common.make_client(options) as owner:
@@ -81,29 +88,61 @@ async def _forward_datagrams(owner: Client, options: argparse.Namespace) -> None
     try:
         listening = _bind(Protocol.UDP, options.listen, session.components)
         pumps = [
-            Pump(near, far, options.to.next(offset) if options.to else None)
-            for offset, (near, far) in enumerate(zip(listening, session.sockets, strict=True))
+            Pump(near, far, options.to.next(offset) if options.to else None, Seal(session, offset) if session.sealed else None)
+            for offset, (near, far) in enumerate(zip(listening, session.bound, strict=True))
         ]
         try:
-            for pump in pumps:
-                pump.start()
+            for each in pumps:
+                each.start()
             report.forwarding(p1.local_endpoint(listening[0]))
             report.opened(session)
             await common.until_ended(session)
         finally:
-            for pump in pumps:
-                pump.stop()
+            for each in pumps:
+                each.stop()
             p1.close(listening)
     finally:
-        report.closed(await session.close())
+        report.closed(await session.close(), session.seal_counters if session.sealed else None)
+
+
+class Seal:
+    """What a sealed session's datagrams of one component go through. What can't be sealed is dropped and, the first time, told."""
+
+    def __init__(self, session: Session, component: int) -> None:
+        assert session.keys is not None
+        self._session, self._keys, self._component = session, session.keys, component
+        self._told = False
+
+    def send(self, far: socket.socket, text: bytes) -> None:
+        """Seal it and send it. Raises OSError."""
+        if len(text) > self._session.mtu:
+            self._tell(str(too_large(len(text), self._session.mtu, sealed=True)))
+            return
+        try:
+            datagram = self._keys.seal(text, self._component)
+        except Refusal as used_up:
+            self._tell(advice.explain(used_up))
+        else:
+            far.send(datagram)
+
+    def receive(self, far: socket.socket) -> bytes:
+        """The next one's text. Raises OSError and OpenError."""
+        return self._keys.open(far.recv(LARGEST_DATAGRAM), self._component)
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            print(f"chainrelay forward: dropped: {why}", file=sys.stderr)
+        self._told = True
 
 
 class Pump:
-    """Datagrams between a local socket, with its one user, and a session's socket."""
+    """Datagrams between a local socket, with its one user, and a session's socket, through a seal if there is one."""
 
-    def __init__(self, near: socket.socket, far: socket.socket, user: Endpoint | None) -> None:
+    def __init__(self, near: socket.socket, far: socket.socket, user: Endpoint | None, seal: Seal | None = None) -> None:
         self._near, self._far = near, far
         self._user: tuple[str, int] | None = (str(user.address), user.port) if user else None
+        self._send: Callable[[bytes], object] = partial(seal.send, far) if seal else far.send
+        self._receive: Callable[[], bytes] = partial(seal.receive, far) if seal else partial(far.recv, LARGEST_DATAGRAM)
 
     def start(self) -> None:
         """From now on."""
@@ -125,14 +164,14 @@ class Pump:
                 if self._user is None or self._user[0] == sender[0]:
                     self._user = sender[:2]
                     with contextlib.suppress(OSError):
-                        self._far.send(data)
+                        self._send(data)
 
     def _inward(self) -> None:
         with contextlib.suppress(BlockingIOError):
             for _ in range(TURN):
                 try:
-                    data = self._far.recv(LARGEST_DATAGRAM)
-                except ConnectionError:  # an ICMP error about an earlier datagram
+                    data = self._receive()
+                except (ConnectionError, OpenError):  # an ICMP error about an earlier datagram; one that does not open
                     continue
                 if self._user is not None:
                     with contextlib.suppress(OSError):

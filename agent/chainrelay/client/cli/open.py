@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from chainrelay.client.advice import Exit
 from chainrelay.client.cli import common
+from chainrelay.errors import ConfigError
 from chainrelay.wire.messages import Protocol
 
 if TYPE_CHECKING:
@@ -33,17 +34,20 @@ def add(verbs: Verbs) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Open, print, wait, close."""
+    if options.seal and not options.once:
+        why = "the program that uses P1 would have to seal its datagrams itself"
+        raise ConfigError("--seal", why, "use `chainrelay forward --seal`; `open --seal --once` tells whether a sealed session can be had")
     report = common.Report(as_json=options.json)
     protocol = (Protocol.TCP if options.tcp else Protocol.UDP) if options.peer else None
     async with common.make_client(options) as owner:
-        session = await common.opening(owner, options, protocol, options.local, sockets=False)
+        session = await common.opening(owner, options, protocol, options.local, sockets=bool(options.seal))
         session.on_moved = lambda moved: report.opened(moved, "moved")
         try:
             report.opened(session)
             if not options.once:
                 await _wait(session, until_done=options.until_done)
         finally:
-            report.closed(await session.close())
+            report.closed(await session.close(), session.seal_counters if session.sealed else None)
     return Exit.OK
 
 
