@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chainrelay.client import Client, Session, walk
+from chainrelay.client import Client, Session, end_to_end, walk
 from chainrelay.errors import Code, Refusal
 from chainrelay.limits import CONFIRM_TIMEOUT
 from chainrelay.wire.messages import Bind, Protocol, Request, Way
