@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.chain import Chain
-from lab import legacy, rulesets
+from lab import legacy, rulesets, wait
 from lab.datagrams import Port
 from lab.remains import remains
 
@@ -51,6 +51,26 @@ def test_a_stranger_at_the_right_address_with_a_wrong_port_gets_nowhere(chain: C
         assert [rulesets.strays(each.host, "iptables-legacy") for each in chain.firewalls] == before
         assert chain.client_loop.call(call.session.counters) == counted
         call.proves_flow()
+
+
+@pytest.mark.parametrize("table", ["mangle", "nat", "filter"])
+def test_a_restore_that_takes_our_rules_away_is_mended_without_being_asked(chain: Chain, table: str) -> None:
+    """`iptables-legacy-restore` without --noflush, and nobody opens a session: the agent looks by itself."""
+    firewall = chain.firewalls[0]
+    with chain.server(4) as server, chain.open(server) as call:
+        call.proves_flow()
+        before = hooks(chain)
+        firewall.host.run(["iptables-legacy-restore", "--wait"], stdin=f"*{table}\nCOMMIT\n")
+        wait.until(lambda: hooks(chain) == before, "our rules to be back")
+        rulesets.load(firewall.host, chain.row.administrator(firewall).ruleset())
+        call.proves_flow()
+    assert "our rules are gone" in chain.relays.agents[0].log()
+    assert chain.leftovers() == {}
+
+
+def hooks(chain: Chain) -> set[str]:
+    """The rules at relay 1 that lead from the kernel's own chains into ours."""
+    return {line for line in legacy.saved(chain.firewalls[0].host, ours=True) if " -A CHAINRELAY-" not in line and " -A " in line}
 
 
 def test_nft_rules_beside_it_are_told_by_the_check() -> None:
