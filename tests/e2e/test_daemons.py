@@ -166,7 +166,7 @@ def test_a_foreign_flush_is_noticed_and_repaired(confined: Chain) -> None:
         call.proves_flow()
         for firewall in chain.firewalls:
             firewall.host.run(["nft", "flush", "ruleset"])
-        wait.until(lambda: chain.relays.logs().count("our nftables rules are gone") == 2, "both agents to notice")
+        wait.until(lambda: chain.relays.logs().count("our rules are gone") == 2, "both agents to notice")
         for firewall in chain.firewalls:
             rulesets.load(firewall.host, chain.row.administrator(firewall).ruleset())
         wait.until(lambda: not lost(call), "datagrams to flow again")
