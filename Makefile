@@ -11,8 +11,9 @@ XDP ?= auto
 WAY ?= recursive
 QUICK ?=
 COUNT ?= 1000000
+KVM ?=
 
-.PHONY: help setup lint types test test-long demo bench bench-setup bench-legacy fuzz-xdp deb check-deb test-hosts clean
+.PHONY: help setup lint types test test-long demo bench bench-setup bench-legacy fuzz-xdp deb check-deb test-hosts test-vagrant clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,12 +34,17 @@ test-long: setup ## whole matrices and long runs
 	@$(PYTHON) -m pytest -m long
 
 test-hosts: setup ## install, start, reboot, video, reload, restart, upgrade, purge on booted Debian 12 and 13 (root)
-	@CHAINRELAY_RELEASES="bookworm trixie" $(PYTHON) -m pytest tests/hosts -m "not vagrant"
+	@CHAINRELAY_HOSTS="bookworm trixie" $(PYTHON) -m pytest tests/hosts
+
+test-vagrant: setup ## the same on four virtual machines with Debian's own kernel, by Vagrant and libvirt; KVM=1 where it runs them (root)
+	@vagrant/needs.sh
+	@[ -e "$${CHAINRELAY_BOX:-/var/cache/chainrelay-box}/chainrelay.box" ] || vagrant/box.sh
+	@CHAINRELAY_KVM=$(KVM) CHAINRELAY_HOSTS=vagrant $(PYTHON) -m pytest tests/hosts
 
 deb: ## three packages into dist/, from a clean export, the same octets each time
 	@packaging/build-deb.sh $(VERSION)
 
-check-deb: ## the packages under lintian, piuparts and reprotest
+check-deb: ## the packages under lintian, piuparts, autopkgtest and reprotest (root)
 	@packaging/check-deb.sh
 
 demo: setup ## real video; HOPS=1..5 FAMILY=4|6 WAY=recursive|iterative RULES=nftables|iptables-legacy XDP=auto|native|generic|off (root)

@@ -155,7 +155,7 @@ def main() -> None:
     result = report.Result(report.machine(), method, [case for each in live for case in each.cases])
     print(f"{result.machine}\n{result.method}\n\n{result.table()}\n")
     for name, value in result.ratios().items():
-        print(f"{name} {value:.3f}")
+        print(f"{name} {value.median:.3f}")
     if options.json:
         options.json.write_text(result.json(), encoding="utf-8")
     if options.write:

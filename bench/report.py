@@ -49,6 +49,21 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """Two rows compared round by round: what slows the whole machine for a second slows both."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @staticmethod
+    def of(above: list[float], below: list[float]) -> Ratio:
+        """Of two rows' rounds, in their order; a round in which the one below delivered nothing says nothing."""
+        rounds = [one / other for one, other in zip(above, below, strict=True) if other]
+        return Ratio(statistics.median(rounds), min(rounds), max(rounds)) if rounds else Ratio(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
 class Result:
     """One run."""
 
@@ -56,10 +71,14 @@ class Result:
     method: str
     cases: list[Case]
 
-    def ratios(self) -> dict[str, float]:
-        """The figures that the targets are about, as far as they were measured: ratios of medians."""
+    def ratios(self) -> dict[str, Ratio]:
+        """The figures that the targets are about, as far as they were measured."""
         of = {(each.row, each.hops, each.sessions): each for each in self.cases if each.size == 64}
-        return {name: of[above].median / of[below].median for name, (above, below) in RATIOS.items() if above in of and below in of}
+        return {
+            name: Ratio.of(of[above].delivered, of[below].delivered)
+            for name, (above, below) in RATIOS.items()
+            if above in of and below in of
+        }
 
     def table(self) -> str:
         """Markdown, readable as it is."""
@@ -93,7 +112,8 @@ class Result:
 
     def json(self) -> str:
         """Everything."""
-        whole = {"machine": self.machine, "method": self.method, "ratios": self.ratios(), "cases": [asdict(each) for each in self.cases]}
+        ratios = {name: asdict(ratio) for name, ratio in self.ratios().items()}
+        whole = {"machine": self.machine, "method": self.method, "ratios": ratios, "cases": [asdict(each) for each in self.cases]}
         return json.dumps(whole, indent=1) + "\n"
 
 
@@ -112,11 +132,12 @@ def write(result: Result, folder: Path) -> None:
     """benchmarks.md between its markers, forwarding.json, and the plots."""
     (folder / "forwarding.json").write_text(result.json(), encoding="utf-8")
     figures = plots(result, folder)
-    ratios = "\n".join(f"| {name} | {value:.3f} |" for name, value in result.ratios().items())
+    rows = (f"| {name} | {each.median:.3f} | {each.lowest:.3f} to {each.highest:.3f} |" for name, each in result.ratios().items())
+    ratios = "\n".join(rows)
     parts = [
         f"{result.machine}. {result.method}.",
         *(f"![{title}]({name})" for name, title in figures.items()),
-        f"| ratio (64 octets) | |\n|---|---|\n{ratios}",
+        f"| ratio (64 octets), median of rounds | | range |\n|---|---|---|\n{ratios}",
         result.table(),
         f"Latency of 64 octets, one datagram under way at a time:\n\n{result.latency_table()}",
         "All figures of this part: [forwarding.json](forwarding.json).",

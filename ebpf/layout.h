@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 1
+#define LAYOUT_VERSION 2
 
 /* A datagram's tuple: the key as it arrives, or the tuple with which it leaves. */
 struct tuple4 {
@@ -34,8 +34,11 @@ struct state {
 	__u32 hop;          /* index into `hops` */
 	__u32 arrives_on;   /* ifindex; from another interface the datagram goes up, so that rp_filter has its say */
 	__u8 arrives_at[6]; /* that interface's MAC; a frame for another station goes up and is dropped there */
-	__u8 padding[2];
+	__u8 seal;          /* PLAIN, or what seal.c does with the datagrams (M17) */
+	__u8 component;     /* of a sealed session, 0 or 1: what the last bit of a key id must be */
 };
+
+enum { PLAIN, OPEN, SEAL }; /* state.seal: nothing; from the client: open; from the server: seal */
 
 struct count {
 	__u64 packets;      /* forwarded, since the entry exists */
@@ -55,14 +58,14 @@ struct account {
 struct flow4 {
 	struct state state;
 	struct tuple4 leaves;
-	__u8 padding[4];
+	__u32 key_be32;     /* SEAL: the id of the key to seal with, its component bit clear */
 	struct account account;
 };
 
 struct flow6 {
 	struct state state;
 	struct tuple6 leaves;
-	__u8 padding[4];
+	__u32 key_be32;
 	struct account account;
 };
 
@@ -83,10 +86,13 @@ struct renewal4 {
 	__u64 lease_ns;     /* 0 closes the flow: its datagrams go up from now on */
 	__u32 arrives_on;
 	__u8 arrives_at[6];
-	__u8 padding[2];
+	__u8 rekey;         /* 1: only key_be32 is changed, nothing is told */
+	__u8 padding;
 	__u32 found;        /* out: 1 when there was such a flow */
 	__u64 packets;      /* out: forwarded since the last renewal */
 	__u64 octets;       /* out */
+	__u32 key_be32;
+	__u8 padding_end[4];
 };
 
 struct renewal6 {
@@ -95,10 +101,80 @@ struct renewal6 {
 	__u64 lease_ns;
 	__u32 arrives_on;
 	__u8 arrives_at[6];
-	__u8 padding[2];
+	__u8 rekey;
+	__u8 padding;
 	__u32 found;
 	__u64 packets;
 	__u64 octets;
+	__u32 key_be32;
+	__u8 padding_end[4];
+};
+
+/* Sealing (docs/protocol.md §13). Which key: a session, and a key id with its component bit clear. */
+struct seal_key {
+	__u8 session[16];
+	__u32 key_be32;
+};
+
+#define WINDOW 1024         /* counters below the highest accepted one that are still judged one by one */
+#define WINDOW_WORDS (WINDOW / 64)
+
+/* One key of a session, both directions and components. Changed by the programs alone: written by bpf(2) a counter could repeat. */
+struct seal {
+	struct bpf_spin_lock lock; /* next, top, window and budget; wiping */
+	__u32 before_be32;  /* the key before this one, 0: none */
+	__u32 open_key[8];
+	__u32 open_iv[3];
+	__u32 seal_key[8];
+	__u32 seal_iv[3];
+	__u64 ends_ns;      /* CLOCK_MONOTONIC, from then on the key is not known any more; 0: it is the current one */
+	__u64 next;         /* counter of the next datagram that is sealed: so many have been */
+	__u64 top;          /* one more than the highest counter accepted */
+	__u64 window[WINDOW_WORDS]; /* bit c modulo WINDOW: counter c below top was accepted */
+	__u64 opened;
+	__u64 forged;       /* tags that were wrong */
+	__u64 replayed;     /* counters seen before or too old */
+	__u64 budget_ns;    /* begin of the second in which budget_used wrong tags came */
+	__u64 budget_used;
+	__u64 answered_ns;  /* when a datagram of the server that was too large was answered last */
+};
+
+#define KEY_OCTETS (2 * (32 + 12)) /* open_key to seal_iv */
+#define SEALED_MOST (1ULL << 32)   /* datagrams that are sealed with one key */
+
+/* One record of the control program for keys: ends_ns is written; with `wipe` the key becomes zeros and seals nothing any more. */
+struct ending {
+	struct seal_key key;
+	__u32 wipe;
+	__u64 ends_ns;
+	__u64 found;        /* out: 1 when there was such a key */
+	__u64 opened;       /* out, as all that follow */
+	__u64 sealed;
+	__u64 forged;
+	__u64 replayed;
+};
+
+/* What the plain program hands a sealed flow's packet to: places in the map `programs`. */
+enum { SLOT_OPEN4, SLOT_OPEN6, SLOT_SEAL4, SLOT_SEAL6, SLOT_ERROR4, SLOT_ERROR6, SLOT_ANSWER4, SLOT_ANSWER6, SLOTS };
+
+#define SEALED_LONGEST 1536 /* octets of text: whole blocks, enough for an Ethernet frame; a longer datagram is dropped */
+
+#define TEXT_ROOM (SEALED_LONGEST + 512) /* whole blocks are encrypted, the tag follows, sums are made of 512 octets at once */
+
+/* The memory in which a CPU works on a datagram: as on the wire from `header` on, so that one copy brings it in and one takes it out. */
+struct scratch {
+	__u32 key[8];
+	__u32 nonce[3];
+	__u32 poly_r[5];    /* Poly1305's r in limbs of 26 bits */
+	__u32 poly_s[5];    /* 5 r */
+	__u32 poly_pad[4];
+	__u32 stream[16];   /* block 0 of the key stream */
+	__u32 tag[4];       /* as computed */
+	__u32 received[4];  /* as it came */
+	__u32 length;       /* octets of text */
+	__u8 padding[12];
+	__u32 header[3];
+	__u8 text[TEXT_ROOM];
 };
 
 #endif

@@ -9,40 +9,26 @@
  * Whatever is odd goes up untouched, before the first write, and the nftables rules deal with it. All exits have a name
  * (verdict.h) and are counted. Map calls stand in this file only: bcc rewrites them and sees no other file.
  *
+ * What belongs to a sealed session goes on in a program of its own (seal.c, seal_icmp.c) by tail call, and never up.
+ *
  * Licence: BSD-2-Clause or GPL-2.0 at your choice (the helpers used need no GPL); the rest of the project is Apache-2.0.
- * Compiled by agent/chainrelay/privileged/xdp_load.py, which defines PINS, the folder of the pinned maps, as a
- * string, and CPUS, how many the machine can have.
+ * Compiled by agent/chainrelay/privileged/xdp_load.py, which defines CPUS, how many the machine can have.
  */
+#include "count.h"
 #include "icmp.h"
 #include "redirect.h"
+#include "sealed.h"
 
 #define BPF_LICENSE Dual BSD/GPL
 
-/* The loader has made and pinned these maps (sizes from the configuration), so the numbers here are not used. */
-BPF_TABLE_PINNED("hash", struct tuple4, struct flow4, flows4, 1, PINS "/flows4");
-BPF_TABLE_PINNED("hash", struct tuple6, struct flow6, flows6, 1, PINS "/flows6");
-BPF_TABLE_PINNED("array", __u32, struct hop, hops, 1, PINS "/hops");
-BPF_TABLE_PINNED("percpu_array", __u32, __u64, verdicts, VERDICTS, PINS "/verdicts");
+/* bcc's own maps; the loader puts the pinned ones of these names in their place. */
+BPF_TABLE("hash", struct tuple4, struct flow4, flows4, 1);
+BPF_TABLE("hash", struct tuple6, struct flow6, flows6, 1);
+BPF_TABLE("array", __u32, struct hop, hops, 1);
+BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
+BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
 
 enum mode { NATIVE, GENERIC };
-
-/* Exact whichever CPUs carry a session. A program is not interrupted by another on its CPU, so a place of its own needs no lock. */
-INLINE void count_flow(struct account *account, __u32 length)
-{
-	__u32 cpu = bpf_get_smp_processor_id();
-
-	if (cpu < (CPUS <= COUNTS ? COUNTS : COUNTS - 1)) {
-		struct count *own = &account->counts[cpu];
-
-		own->packets++;
-		own->octets += length;
-	} else {
-		struct count *shared = &account->counts[COUNTS - 1];
-
-		__sync_fetch_and_add(&shared->packets, 1);
-		__sync_fetch_and_add(&shared->octets, length);
-	}
-}
 
 /*
  * A check field that holds just the pseudo-header's sum is what a local socket left for hardware to finish. Native XDP
@@ -72,6 +58,9 @@ INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 leng
 
 	if (!flow)
 		return NO_SESSION;
+	if (flow->state.seal)
+		return sealed_datagram(flow->state.seal == OPEN ? SLOT_OPEN4 : SLOT_SEAL4, frame, udp,
+				       checksum_addresses4(&key), length - sizeof(*ip), mode == GENERIC);
 	verdict = admit(frame, &flow->state, ip->ttl);
 	if (verdict)
 		return verdict;
@@ -121,6 +110,9 @@ INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 le
 
 	if (!flow)
 		return NO_SESSION;
+	if (flow->state.seal)
+		return sealed_datagram(flow->state.seal == OPEN ? SLOT_OPEN6 : SLOT_SEAL6, frame, udp,
+				       checksum_addresses6(&key), length - sizeof(*ip), mode == GENERIC);
 	verdict = admit(frame, &flow->state, ip->hop_limit);
 	if (verdict)
 		return verdict;
@@ -166,6 +158,8 @@ INLINE enum verdict relay_icmp4(struct frame *frame, struct iphdr *ip, __u32 len
 
 	if (!flow)
 		return ICMP_OTHER;
+	if (flow->state.seal)
+		return SEALED_TO(SLOT_ERROR4);
 	verdict = admit(frame, &flow->state, ip->ttl);
 	if (verdict)
 		return verdict;
@@ -194,6 +188,8 @@ INLINE enum verdict relay_icmp6(struct frame *frame, struct ipv6hdr *ip, __u32 l
 
 	if (!flow)
 		return ICMP_OTHER;
+	if (flow->state.seal)
+		return SEALED_TO(SLOT_ERROR6);
 	verdict = admit(frame, &flow->state, ip->hop_limit);
 	if (verdict)
 		return verdict;
@@ -263,12 +259,17 @@ INLINE int relay(struct xdp_md *context, enum mode mode)
 		}
 	}
 
+	if (verdict >= SEALED_TO(0)) {
+		programs.call(context, verdict - SEALED_TO(0));
+		verdict = SEALED_NO_PROGRAM; /* a tail call comes back only if there is nothing to call */
+	}
+
 	__u32 index = verdict;
 	__u64 *count = verdicts.lookup(&index);
 
 	if (count)
 		(*count)++;
-	return verdict == FORWARDED || verdict == ICMP_TRANSLATED ? XDP_REDIRECT : XDP_PASS;
+	return action(verdict);
 }
 
 int chainrelay_native(struct xdp_md *context)

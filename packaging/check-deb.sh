@@ -1,11 +1,11 @@
 #!/bin/bash
-# What Debian's own tools say of the packages in dist/: lintian, the profiles' syntax, piuparts, reprotest. Any word against them fails.
+# What Debian's own tools say of the packages in dist/: lintian, the profiles' syntax, piuparts, autopkgtest, reprotest. Any word against them fails.
 set -euo pipefail
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 cd "$(dirname "$0")/.."
 
-needed=(lintian piuparts reprotest faketime disorderfs apparmor man-db debootstrap)
+needed=(lintian piuparts autopkgtest reprotest faketime disorderfs apparmor man-db debootstrap systemd-container openssh-client zstd)
 missing=()
 for package in "${needed[@]}"; do
     [ "$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null)" = "install ok installed" ] || missing+=("$package")
@@ -41,5 +41,6 @@ PYTHONPATH=tests python3 -c "from hosts import trees; import pathlib, sys; trees
     "$release" "$folder/root"
 run piuparts piuparts --existing-chroot "$folder/root" --mirror "$mirror main" --distribution "$release" --no-eatmydata \
     --ignore-regex '/var/cache/debconf/tmp.ci' dist/*.deb  # apt-utils' own
+PYTHONPATH=agent:tests run autopkgtest python3 -m hosts.autopkgtest dist
 # users and host names can't vary without more rights than a build needs; the number of cores has nothing to vary on small machines
 run reprotest reprotest --min-cpus 1 --vary=-user_group,-domain_host,-num_cpus -c 'packaging/build-deb.sh "" made' . 'made/*.deb' -- null

@@ -6,6 +6,8 @@ import signal
 
 
 def pytest_configure() -> None:
-    """A shell starts background jobs with SIGINT ignored, and children inherit that; tests of Ctrl-C need the usual."""
+    """Shells start background jobs with SIGINT ignored, nohup with SIGHUP, and children inherit that; tests need the usual."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -40,7 +40,8 @@ from chainrelay.session.tables import DIRECT, AccessTable, Allow, Direct, Kind, 
 from chainrelay.wire.authenticated import Authenticated
 from chainrelay.wire.endpoint import Endpoint, Target
 from chainrelay.wire.keys import PairKey
-from chainrelay.wire.messages import Answer, Bind, Close, Error, Open, Opened, Protocol, Renew, Request, Status, Way
+from chainrelay.wire.messages import Answer, Bind, Close, Error, Open, Opened, Protocol, Rekey, Renew, Request, Status, Way
+from chainrelay.wire.sealed import SealKeys
 
 E = TypeVar("E", Reply, Ask, Locate, Apply, Note)
 
@@ -97,9 +98,14 @@ def first(**changes: Any) -> Engine:
     return Engine("fw1", replace(FIRST, **changes))
 
 
-def last(me: str = "fw2", **changes: Any) -> Engine:
+def last(me: str = "fw2", *, seals: bool = False, **changes: Any) -> Engine:
     """The last relay."""
-    return Engine(me, replace(LAST, **changes))
+    return Engine(me, replace(LAST, **changes), seals=seals)
+
+
+def data_keys(epoch: int = 0, letter: bytes = b"k") -> SealKeys:
+    """Those of one end-to-end connection."""
+    return SealKeys(bytes((0xD0 | epoch, *letter, 7, 8)), letter * 32, letter * 12, letter * 32, letter * 12)
 
 
 class Play:
@@ -131,10 +137,14 @@ class Play:
         self.effects += [effect for effect in effects if not isinstance(effect, Note | Remember | Forget)]
         return self
 
-    def requests(self, message: Request, link: Link = ALICE) -> Play:
+    def requests(self, message: Request, link: Link = ALICE, seal: SealKeys | None = None) -> Play:
         """A partner's request, with the next number."""
         self._requests += 1
-        return self.feed(Requested(link, self._requests, Authenticated(link.principal, message)))
+        return self.feed(Requested(link, self._requests, Authenticated(link.principal, message), seal))
+
+    def rekeys(self, link: Link, keys: SealKeys | None = None, session: bytes = SID) -> Play:
+        keys = keys or data_keys()
+        return self.requests(Rekey(session, keys.key_id), link, keys)
 
     def opens(self, link: Link = ALICE, **changes: Any) -> Play:
         return self.requests(an_open(**changes), link)
@@ -173,8 +183,8 @@ class Play:
     def applied(self, counters: Counters | None = None, token: int | None = None) -> Play:
         return self._outcome(Done(counters or Counters()), token)
 
-    def apply_failed(self, full: bool = False) -> Play:
-        return self._outcome(Failed("the kernel says no", full), None)
+    def apply_failed(self, full: bool = False, *, keyless: bool = False) -> Play:
+        return self._outcome(Failed("the kernel says no", full, keyless), None)
 
     def _outcome(self, outcome: Outcome, token: int | None) -> Play:
         return self.feed(Applied(self._token(Apply, token), outcome))

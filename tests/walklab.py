@@ -49,7 +49,7 @@ class Liar(Relay):
 
 
 class Walk:
-    """`hops` relays and a client. `keyed`: whether neighbours share keys. `client_keys`: ids of relays that know the client."""
+    """`hops` relays and a client. `keyed`: whether neighbours share keys. `seals`: whether they can open and seal."""
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Walk:
         lies: Mapping[int, Lie] | None = None,
         policy: Mapping[int, dict[str, Any]] | None = None,
         way: Way = Way.ITERATIVE,
+        seals: bool = True,
     ) -> None:
         self.hops, self.keyed, self.way = hops, keyed, way
         self.at = [Endpoint(ip_address(f"127.0.{k}.1"), free_port(f"127.0.{k}.1")) for k in range(1, hops + 1)]
@@ -66,7 +67,7 @@ class Walk:
         for k in range(1, hops + 1):
             config = self._config(k, (policy or {}).get(k, {}))
             kind = Liar if k in (lies or {}) else Relay
-            relay = kind(config, Engine(config.id, config.policy), FakeBackend())
+            relay = kind(config, Engine(config.id, config.policy, seals=seals), FakeBackend(seals=seals))
             if isinstance(relay, Liar):
                 relay.lie = (lies or {})[k]
             self.relays.append(relay)

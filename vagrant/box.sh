@@ -1,6 +1,7 @@
 #!/bin/bash
 # Makes the box `chainrelay/bookworm` here, from Debian's mirror alone: a disk without boot loader, and kernel and initrd beside it, which
-# libvirt boots directly. Everything lies in $CHAINRELAY_BOX (default /var/cache/chainrelay-box). Root; about a minute and a half.
+# libvirt boots directly. Everything lies in $CHAINRELAY_BOX (default /var/cache/chainrelay-box). Root; about a minute and a half, and
+# three more where the file systems of tests/hosts are not in their cache yet.
 set -euo pipefail
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 cd "$(dirname "$0")/.."
@@ -10,6 +11,7 @@ trap 'rm -rf "$folder"' EXIT
 root=$folder/root
 mkdir -p "$box"
 
+vagrant/needs.sh
 echo "box: the file system"
 PYTHONPATH=tests /usr/bin/python3 -c '
 import pathlib, sys
@@ -24,7 +26,11 @@ install -d -m 0700 "$root/home/vagrant/.ssh"
 install -m 0600 "$(/usr/bin/ruby -e 'puts Gem::Specification.find_by_name("vagrant").gem_dir')/keys/vagrant.pub" "$root/home/vagrant/.ssh/authorized_keys"
 chroot "$root" chown -R vagrant:vagrant /home/vagrant
 echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/vagrant"
-printf '[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\n' >"$root/etc/systemd/network/10-eth0.network"
+# An identity of its own for each machine at its first boot. Machines with one identity ask for one lease, by which Vagrant finds them, and
+# all but the last end as "inaccessible" (seen); so the lease goes by the interface's address as well.
+: >"$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id"
+printf '[Match]\nName=eth0\n\n[Network]\nDHCP=ipv4\n\n[DHCPv4]\nClientIdentifier=mac\n' >"$root/etc/systemd/network/10-eth0.network"
 printf 'UseDNS no\n' >"$root/etc/ssh/sshd_config.d/local.conf"
 echo '/dev/vda / ext4 rw 0 1' >"$root/etc/fstab"
 echo vagrant >"$root/etc/hostname"

@@ -20,7 +20,7 @@ if [ "${1:-}" = stop ]; then
 fi
 
 if ! running; then
-    mkdir -p "$state"
+    mkdir -p "$state/etc" /etc/libvirt
     # qemu as root in no sandbox of libvirt's: there is no systemd, no D-Bus and no control group for it to use here
     getent group kvm >/dev/null || groupadd --system kvm
     getent group libvirt-qemu >/dev/null || groupadd --system libvirt-qemu
@@ -30,9 +30,7 @@ auth_unix_ro = "none"
 auth_unix_rw = "none"
 unix_sock_group = "root"
 CONF
-    if ! grep -qs "^# chainrelay" /etc/libvirt/qemu.conf; then
-        cat >>/etc/libvirt/qemu.conf <<CONF
-# chainrelay: vagrant/private.sh
+    cat >"$state/etc/qemu.conf" <<CONF
 user = "root"
 group = "root"
 security_driver = "none"
@@ -41,10 +39,12 @@ cgroup_controllers = []
 stdio_handler = "file"
 remember_owner = 0
 CONF
-    fi
     [ -e "/run/netns/$netns" ] || ip netns add "$netns"
     ip -n "$netns" link set lo up
-    ip netns exec "$netns" setsid nice -n 19 libvirtd -f "$state/libvirtd.conf" -p "$pid" </dev/null >"$state/log" 2>&1 &
+    # its settings and what it writes beside them lie over /etc/libvirt in the mount namespace that `ip netns exec` makes: nobody else sees them
+    # shellcheck disable=SC2016 # the inner shell's
+    ip netns exec "$netns" setsid nice -n 19 sh -c 'mount --bind "$0/etc" /etc/libvirt &&
+        exec libvirtd -f "$0/libvirtd.conf" -p "$1"' "$state" "$pid" </dev/null >"$state/log" 2>&1 &
     for _ in $(seq 100); do
         virsh -c qemu:///system version >/dev/null 2>&1 && break
         sleep 0.1

@@ -23,8 +23,9 @@ from chainrelay.errors import ChainrelayError
 from chainrelay.wire.messages import HopCounters
 from e2e.chain import SERVICE, Call, Chain
 from lab import rulesets, wait
+from lab.arrivals import Arrivals
 from lab.daemons import AGENT_UID, HELPER_UID, PYTHON, ConfinedAgent, confine
-from lab.flood import Counter, Flood
+from lab.flood import Flood
 from lab.remains import remains
 from lab.row import Firewall
 
@@ -41,6 +42,15 @@ HELPER_CAPABILITIES = 1 << 12 | 1 << 38 | 1 << 39  # CAP_NET_ADMIN, CAP_PERFMON,
 def confined() -> Iterator[Chain]:
     """Client, two relays of two processes each, server."""
     with Chain(2, (4,), lease=LEASE, confined=True, level="info") as chain:
+        yield chain
+
+
+@pytest.fixture(scope="module", params=["nftables", "xdp"])
+def carried(request: pytest.FixtureRequest) -> Iterator[Chain]:
+    """The same; what carries UDP is the parameter."""
+    with Chain(2, (4,), lease=LEASE, confined=True, level="info", xdp="auto" if request.param == "xdp" else "off") as chain:
+        if request.param == "xdp" and "CAP_SYS_ADMIN" in daemons(chain)[0].fast_path()["why"]:
+            pytest.xfail("the confined helper gets no fast path yet: bcc opens pinned maps by their ids, which takes CAP_SYS_ADMIN")
         yield chain
 
 
@@ -91,21 +101,22 @@ def told(call: Call) -> list[HopCounters]:
 
 
 @pytest.mark.parametrize("ordeal", [each_agent_killed, each_helper_killed, both_restarted, all_stopped_for_a_while])
-def test_no_datagram_is_lost(confined: Chain, ordeal: Callable[[Chain], None]) -> None:
-    chain = confined
+def test_no_datagram_is_lost(carried: Chain, ordeal: Callable[[Chain], None]) -> None:
+    chain = carried
+    fast = daemons(chain)[0].fast_path()["layout"]
     with chain.server(4) as server, chain.open(server) as call:
         call.proves_flow()
         entry, exit_ = call.session.entry, call.session.exit
-        counter = Counter(chain.row.server, SERVICE)
-        try:
-            with Flood(call.near, entry, RATE) as flood:
-                ordeal(chain)
-                sent = flood.stop()
-            arrived = counter.settles(sent)
-        finally:
-            chain.row.server.run(["nft", "delete", "table", "inet", "flood"])
+        before = forwarded(chain) if fast else []
+        with Arrivals(chain.row.server_end, exit_, SERVICE) as arrivals, Flood(call.near, entry, RATE) as flood:
+            ordeal(chain)
+            sent = flood.stop()
+            arrived, gap = arrivals.settles(sent), arrivals.longest_gap()
+        print(f"{sent} datagrams at {flood.rate:.0f}/s, {sent - arrived} lost, longest gap {gap * 1000:.1f} ms")
         assert sent - arrived == 0, f"{sent - arrived} of {sent} lost\n{chain.relays.logs()[-4000:]}"
         assert flood.rate >= LEAST
+        if fast:
+            assert [now - then for now, then in zip(forwarded(chain), before, strict=True)] == [sent, sent]
         for port in (call.far, call.near):
             port.drain()
         proves_that_it_lives(call)
@@ -113,6 +124,11 @@ def test_no_datagram_is_lost(confined: Chain, ordeal: Callable[[Chain], None]) -
         call.proves_flow()
         call.close()
     assert chain.leftovers() == {}
+
+
+def forwarded(chain: Chain) -> list[int]:
+    """By each relay's fast path."""
+    return [int(agent.fast_path()["verdicts"]["forwarded"]) for agent in daemons(chain)]
 
 
 def test_a_lease_is_renewed_across_restarts() -> None:
@@ -274,19 +290,6 @@ def test_a_teardown_leaves_nothing_to_adopt() -> None:
             agent.start()
         assert "adopted" not in chain.relays.logs()
         assert chain.leftovers() == {}
-
-
-def test_a_damaged_journal_is_set_aside_and_traffic_goes_on() -> None:
-    with Chain(2, (4,), lease=LEASE, confined=True) as chain, chain.server(4) as server, chain.open(server) as call:
-        for agent in daemons(chain):
-            agent.kill()
-            (agent.state / "sessions.db").write_bytes(b"not a database" * 1000)
-            for left in agent.state.glob("sessions.db-*"):
-                left.unlink()
-            agent.start()
-        call.proves_flow()
-        assert chain.relays.logs().count("set aside as sessions.db.damaged-") == 2
-        assert len(re.findall(r"unknown_flows=[24]", chain.relays.logs())) == 2
 
 
 def random_kills(count: int, seed: int) -> None:

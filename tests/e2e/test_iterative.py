@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from chainrelay.client import Client, Session
-from chainrelay.client.walk import Walk
+from chainrelay.client import Client, Session, end_to_end, walk
 from chainrelay.errors import Code, Refusal
 from chainrelay.limits import CONFIRM_TIMEOUT
 from chainrelay.wire.messages import Bind, Protocol, Request, Way
@@ -165,13 +164,13 @@ def test_a_client_that_never_completes_the_loop() -> None:
         raise VanishedError
 
     with Chain(2, (4,), way="iterative") as chain, chain.server(4) as server, pytest.MonkeyPatch.context() as patch:
-        tell = Walk._tell
+        tell = end_to_end.tell
 
         async def only_open(hop: Any, message: Request, kind: Any) -> Any:
             return await (vanish() if isinstance(message, Bind) else tell(hop, message, kind))
 
-        patch.setattr(Walk, "_tell", staticmethod(only_open))
-        patch.setattr(Walk, "_close", vanish)
+        patch.setattr("chainrelay.client.walk.tell", only_open)
+        patch.setattr(walk.Walk, "_close", vanish)
         with pytest.raises(VanishedError):
             chain.open_to(server.endpoint)
         assert chain.leftovers() == {}

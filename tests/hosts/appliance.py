@@ -1,6 +1,6 @@
 """A row of booted hosts with the packages on them: client, firewalls, server, as administrators would set them up.
 
-    with Appliances(tree, repository, hops=2) as row: ...      # everything installed, configured, started
+    with Appliances(site) as row: ...      # everything installed, configured, started
 
 The topology, the administrators' rulesets and the configuration are the lab's own; only the hosts differ.
 """
@@ -8,44 +8,56 @@ The topology, the administrators' rulesets and the configuration are the lab's o
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from chainrelay.wire.endpoint import Endpoint
 from hosts import packages
-from hosts.booted import Booted, Tree
+from hosts.system import System
 from lab import wait
 from lab.configuration import Configuration
-from lab.row import Row
+from lab.row import links_for
 from lab.rulesets import CONTROL_PORT
 
-TESTS: Final = Path(__file__).parents[1]
-TESTS_INSIDE: Final = "/srv/tests"
+if TYPE_CHECKING:
+    from hosts.site import Site
+    from hosts.traffic import Outcome
+
 FAMILY: Final = 4
 OFFER_PORT: Final = 9799
 AGENT: Final = "chainrelay-agent"
-LISTEN_TIMEOUT: Final = 20.0
+HELPER: Final = "chainrelay-datapath"
+PINS: Final = Path("/run/chainrelay/bpf")
+LISTEN_TIMEOUT: Final = 60.0
 
 
-def binds(repository: packages.Repository) -> dict[str, Path]:
-    """What every host sees of this machine: the repository, and the tests' own programs."""
-    return {packages.INSIDE: repository.path, TESTS_INSIDE: TESTS}
+@dataclass
+class Outcomes:
+    """Measured in a run, for its report."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, what: str, outcome: Outcome) -> None:
+        """One ordeal."""
+        self.lines.append(f"{what}: {outcome}")
 
 
 class Appliances:
-    """The row. Every host runs the packages of `version`."""
+    """The row. Every host runs the packages of `version`; `xdp` is as in agent.toml."""
 
-    def __init__(self, tree: Tree, repository: packages.Repository, hops: int = 2, version: str = packages.NEW) -> None:
+    def __init__(self, site: Site, hops: int = 2, version: str = packages.NEW, xdp: str = "off") -> None:
+        self.site, self.xdp = site, xdp
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="appliances-")))
-            self.row = stack.enter_context(Row(hops, (FAMILY,), make=lambda name: Booted(name, tree, binds(repository))))
-            self.configuration = Configuration(self.row, self.folder)
+            self.row = stack.enter_context(site.row(hops, **links_for(xdp)))
+            pins = None if xdp == "off" else PINS
+            self.configuration = Configuration(self.row, self.folder, xdp=xdp, pinned=pins)
             self.configuration.write()
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda host: self._set_up(host, version), self.hosts))
@@ -54,31 +66,31 @@ class Appliances:
             self._stack = stack.pop_all()
 
     @property
-    def hosts(self) -> list[Booted]:
+    def hosts(self) -> list[System]:
         """All, from client to server."""
         return [self.client, *self.firewalls, self.server]
 
     @property
-    def firewalls(self) -> list[Booted]:
+    def firewalls(self) -> list[System]:
         """The relays."""
-        return [as_booted(each.host) for each in self.row.firewalls]
+        return [as_system(each.host) for each in self.row.firewalls]
 
     @property
-    def client(self) -> Booted:
+    def client(self) -> System:
         """The client."""
-        return as_booted(self.row.client)
+        return as_system(self.row.client)
 
     @property
-    def server(self) -> Booted:
+    def server(self) -> System:
         """The server."""
-        return as_booted(self.row.server)
+        return as_system(self.row.server)
 
     @property
     def control(self) -> Endpoint:
         """The server's control endpoint."""
         return Endpoint(self.row.server_end.address(FAMILY), OFFER_PORT)
 
-    def _set_up(self, host: Booted, version: str) -> None:
+    def _set_up(self, host: System, version: str) -> None:
         host.boot()
         packages.install(host, packages.AGENT if host in self.firewalls else packages.CLIENT, version)
         if host is not self.server:
@@ -95,25 +107,25 @@ class Appliances:
         self.close()
 
 
-def as_booted(host: object) -> Booted:
-    """The row's hosts are what it was told to make."""
-    assert isinstance(host, Booted)
+def as_system(host: object) -> System:
+    """The row's hosts are what its site makes."""
+    assert isinstance(host, System)
     return host
 
 
-def configure(host: Booted, directory: Path) -> None:
+def configure(host: System, directory: Path) -> None:
     """Copy the tables and the keys into /etc/chainrelay, the keys owned by the agent, as the manual says."""
-    shutil.copytree(directory, host.root / "etc/chainrelay", dirs_exist_ok=True)
+    host.put(directory, "/etc/chainrelay")
     host.run(["sh", "-c", "if getent passwd chainrelay >/dev/null; then chown chainrelay /etc/chainrelay/keys/*; fi"])
 
 
-def start(host: Booted) -> None:
+def start(host: System) -> None:
     """`systemctl start chainrelay-agent`; waits until it listens."""
-    host.run(["systemctl", "start", AGENT])
+    host.run(["systemctl", "start", AGENT], timeout=60)
     wait_listening(host)
 
 
-def wait_listening(host: Booted) -> None:
+def wait_listening(host: System) -> None:
     """Until the agent takes connections."""
 
     def listens() -> bool:
@@ -123,6 +135,12 @@ def wait_listening(host: Booted) -> None:
         wait.until(listens, f"the agent of {host.name} to listen", LISTEN_TIMEOUT)
     except wait.WaitError as error:
         raise wait.WaitError(f"{error}\n{host.run(['systemctl', 'status', '--no-pager', '-l', AGENT], check=False).stdout}") from None
+
+
+def fast_path(host: System) -> dict[str, Any]:
+    """What its `--print-datapath` tells."""
+    state: dict[str, Any] = json.loads(host.run(["chainrelay-agent", "--print-datapath", "--json"]).stdout)
+    return state
 
 
 def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from hosts import trees
+from hosts.system import System
 from lab import cleanup, wait
 from lab.host import RUN_NETNS, CommandError, Namespace, alive
 
@@ -26,6 +27,7 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 HIERARCHIES: Final = ("systemd", "unified", "memory", "pids")  # of control groups version 1 and mixed; with version 2 there is one
 BOOT_TIMEOUT: Final = 60.0  # seconds; 0.5 on idle cores
 ENVIRONMENT: Final = ("HOME=/root", f"PATH={PATH}", "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive", "PYTHONUNBUFFERED=1")
+SLIRP_NAMES: Final = "10.0.2.3"  # slirp4netns's own name server, which asks this machine's
 FOLDERS: Final = Path("/var/tmp")  # noqa: S108  mkdtemp makes what lies in it; /tmp may be in memory
 # The tests' own, which look at a host's network with this machine's programs and write their files here.
 INSTRUMENTS: Final = ("conntrack", "ip6tables-legacy-save", "ipset", "iptables-legacy-save", "tcpdump")
@@ -58,11 +60,19 @@ class Inside(subprocess.Popen[str]):
                 os.kill(pid, sig)
 
 
-class Booted(Namespace):
-    """A host that boots from `tree`. `binds` are directories of this machine that it sees read-only: inside path -> outside path."""
+class Booted(System, Namespace):
+    """A host that boots from `tree`. `binds` are directories of this machine that it sees read-only: inside path -> outside path.
 
-    def __init__(self, name: str, tree: Tree, binds: Mapping[str, Path] | None = None, *, online: bool = False) -> None:
-        self._tree, self._binds, self._online = tree, dict(binds or {}), online
+    `online`: it reaches what this machine reaches, through a program (slirp4netns); nothing of this machine's network is changed for it.
+    `room` is an empty folder of this machine for its /var/tmp, which may then hold overlays of its own.
+    """
+
+    def __init__(
+        self, name: str, tree: Tree, binds: Mapping[str, Path] | None = None, *, online: bool = False, room: Path | None = None
+    ) -> None:
+        self._tree, self._binds = tree, dict(binds or {})
+        self._room = room
+        self._slirp: subprocess.Popen[bytes] | None = None
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._leader = 0
         self._inner_names: dict[str, str] = {}
@@ -75,7 +85,11 @@ class Booted(Namespace):
         _do("mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(self.folder / "bpf"))
         (self.root / "etc/hostname").write_text(f"{name}\n", encoding="ascii")
         if online:
-            shutil.copyfile("/etc/resolv.conf", self.root / "etc/resolv.conf")
+            (self.root / "etc/resolv.conf").write_text(f"nameserver {SLIRP_NAMES}\n", encoding="ascii")
+            self._slirp = subprocess.Popen(
+                ["slirp4netns", "--configure", "--mtu=1500", "--netns-type=path", str(RUN_NETNS / self.netns), "tap0"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
 
     @property
     def root(self) -> Path:
@@ -83,7 +97,9 @@ class Booted(Namespace):
         return self.folder / "root"
 
     def boot(self) -> None:
-        """Start it and wait until systemd says that everything which should run does."""
+        """Start it and wait until systemd says that everything which should run does; nothing if it runs."""
+        if self._leader:
+            return
         groups = [CGROUPS / each / self.netns for each in HIERARCHIES if (CGROUPS / each).is_dir()] or [CGROUPS / self.netns]
         for group in groups:
             group.mkdir(exist_ok=True)
@@ -92,7 +108,8 @@ class Booted(Namespace):
             "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only", "--capability=all",
             "--system-call-filter=bpf", f"--bind={self.folder / 'bpf'}:/sys/fs/bpf",
             *(f"--bind-ro={outside}:{inside}" for inside, outside in self._binds.items()),
-            *([] if self._online else [f"--network-namespace-path={RUN_NETNS / self.netns}"]),
+            *([f"--bind={self._room}:/var/tmp"] if self._room is not None else []),
+            f"--network-namespace-path={RUN_NETNS / self.netns}",
         ]  # fmt: skip
         enter = " && ".join(f"echo $$ > {group}/cgroup.procs" for group in groups)
         environment = {
@@ -152,10 +169,6 @@ class Booted(Namespace):
         self._started.append(process)
         return process
 
-    def journal(self, unit: str = "chainrelay-agent") -> str:
-        """What a unit has said."""
-        return self.run(["journalctl", "--no-pager", "-o", "cat", "-u", unit], check=False).stdout
-
     def close(self) -> None:
         """Pull the plug, then take everything away."""
         if self._nspawn is not None:
@@ -166,6 +179,10 @@ class Booted(Namespace):
             self._nspawn.wait()
             wait.until(lambda: not self._leader or not alive(self._leader), f"{self.name} to end", 10)
             self._leader, self._nspawn = 0, None
+        if self._slirp is not None:
+            self._slirp.kill()
+            self._slirp.wait()
+            self._slirp = None
         super().close()
         for group in [CGROUPS / each / self.netns for each in (*HIERARCHIES, "")]:
             _remove_group(group)

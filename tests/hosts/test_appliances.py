@@ -1,67 +1,130 @@
-"""A row of booted appliances at work: video through the whole chain; reload, restart and upgrade under traffic without a loss."""
+"""A row of booted appliances at work: video through the whole chain; whatever befalls the daemons under traffic, without a loss."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from demo.checks import failures
+from e2e.chain import slow_datagrams
 from hosts import packages
-from hosts.appliance import AGENT, FAMILY, Appliances, Call, wait_listening
-from hosts.traffic import Outcome, Traffic
+from hosts.appliance import AGENT, HELPER, Appliances, Call, Outcomes, fast_path, wait_listening
+from hosts.system import System
+from hosts.traffic import Traffic
 from hosts.video import stream
 from lab import wait
 from lab.remains import remains
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 SECONDS = 3.0  # of traffic at least
+STOPPED = 10.0
+UP_AGAIN = 90.0
+
+
+def test_upgrade(row: Appliances, outcomes: Outcomes) -> None:
+    """From the version before to the built one, on every relay while datagrams pass. The first test: older packages are on the hosts."""
+    with Call(row) as call:
+        with nothing_lost(row, call, outcomes, "upgrade"):
+            for firewall in row.firewalls:
+                assert packages.installed(firewall, AGENT) == packages.OLD
+                before = main_pids(firewall)
+                packages.install(firewall, packages.AGENT)
+                assert packages.installed(firewall, AGENT) > packages.OLD
+                wait_listening(firewall)
+                assert not set(main_pids(firewall)) & set(before), "the new version runs, both halves"
+        call.close()
 
 
 def test_the_whole_chain_with_video(row: Appliances) -> None:
     assert failures(stream(row)) == []
 
 
-def test_reload(row: Appliances) -> None:
-    """What the administrator changes holds from then on; the session stays."""
-    firewall = row.firewalls[0]
-    file = firewall.root / "etc/chainrelay/agent.toml"
+def test_reload(row: Appliances, outcomes: Outcomes) -> None:
+    """What the administrator changes holds from then on; the session stays. A broken file changes nothing."""
+    firewall, path = row.firewalls[0], "/etc/chainrelay/agent.toml"
+    text = firewall.read(path)
     with Call(row) as call:
-        with traffic(row, call) as flow:
-            file.write_text(file.read_text().replace('level = "debug"', 'level = "info"'))
+        with nothing_lost(row, call, outcomes, "reload"):
+            firewall.write(path, text.replace('level = "debug"', 'level = "info"'))
             firewall.run(["systemctl", "reload", AGENT])
-            wait.until(lambda: "reload: log.level" in firewall.journal(), "the change in the journal")
-            flow.last(SECONDS)
-        nothing_lost(row, flow.outcome)
+            wait.until(lambda: "reload: log.level" in firewall.journal(), "the change in the journal", UP_AGAIN)
+            firewall.write(path, text + "nonsense = 1\n")
+            broken = firewall.run(["systemctl", "reload", AGENT], check=False)
+            assert broken.returncode != 0, "systemctl reload says so itself"
+            assert "nonsense" in firewall.journal()
+            assert firewall.run(["systemctl", "is-active", AGENT]).stdout.strip() == "active"
+            firewall.write(path, text)
+            firewall.run(["systemctl", "reload", AGENT])
         call.close()
 
 
-def test_upgrade(row: Appliances) -> None:
-    """From the version before to the built one, on every host while datagrams pass."""
+def restart_the_agents(row: Appliances) -> None:
+    restart(row, AGENT)
+
+
+def restart_the_helpers(row: Appliances) -> None:
+    restart(row, HELPER)
+
+
+def restart_both(row: Appliances) -> None:
+    restart(row, HELPER, AGENT)
+
+
+def restart(row: Appliances, *units: str) -> None:
+    for firewall in row.firewalls:
+        before = main_pids(firewall, *units)
+        firewall.run(["systemctl", "restart", *units], timeout=60)
+        wait_listening(firewall)
+        assert not set(main_pids(firewall, *units)) & set(before)
+
+
+def kill_the_agents(row: Appliances) -> None:
+    kill(row, AGENT)
+
+
+def kill_the_helpers(row: Appliances) -> None:
+    kill(row, HELPER)
+
+
+def kill(row: Appliances, unit: str) -> None:
+    """SIGKILL; systemd starts it again."""
+    for firewall in row.firewalls:
+        (before,) = main_pids(firewall, unit)
+        firewall.run(["systemctl", "kill", "--signal=KILL", unit])
+
+        def is_back(firewall: System = firewall, before: str = before) -> bool:
+            state = firewall.run(["systemctl", "is-active", unit], check=False).stdout.strip()
+            return state == "active" and main_pids(firewall, unit) != [before]
+
+        wait.until(is_back, f"{unit} of {firewall.name} to come back", UP_AGAIN)
+        wait_listening(firewall)
+
+
+def stop_all_for_a_while(row: Appliances) -> None:
+    """SIGSTOP: nobody answers, and the watchdog has patience."""
+    before = [main_pids(firewall) for firewall in row.firewalls]
+    for firewall in row.firewalls:
+        firewall.run(["systemctl", "kill", "--signal=STOP", AGENT, HELPER])
+    time.sleep(STOPPED)  # the length is what is tested
+    for firewall in row.firewalls:
+        firewall.run(["systemctl", "kill", "--signal=CONT", AGENT, HELPER])
+    assert [main_pids(firewall) for firewall in row.firewalls] == before
+
+
+ORDEALS = (restart_the_agents, restart_the_helpers, restart_both, kill_the_agents, kill_the_helpers, stop_all_for_a_while)
+
+
+@pytest.mark.parametrize("ordeal", ORDEALS)
+def test_no_datagram_is_lost(row: Appliances, outcomes: Outcomes, ordeal: Callable[[Appliances], None]) -> None:
     with Call(row) as call:
-        with traffic(row, call) as flow:
-            for index, firewall in enumerate(row.firewalls):
-                assert packages.installed(firewall, AGENT) == packages.OLD
-                before = main_pid(row, index)
-                packages.install(firewall, packages.AGENT)
-                assert packages.installed(firewall, AGENT) > packages.OLD
-                wait_listening(firewall)
-                assert main_pid(row, index) != before, "the new version runs"
-            flow.last(SECONDS)
-        nothing_lost(row, flow.outcome)
-        call.close()
-
-
-@pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["first", "last", "both"])
-def test_restart(row: Appliances, which: tuple[int, ...]) -> None:
-    with Call(row) as call:
-        with traffic(row, call) as flow:
-            for index in which:
-                before = main_pid(row, index)
-                row.firewalls[index].run(["systemctl", "restart", AGENT], timeout=60)
-                wait_listening(row.firewalls[index])
-                assert main_pid(row, index) != before
-            flow.last(SECONDS)
-        nothing_lost(row, flow.outcome)
-        call.close()
+        with nothing_lost(row, call, outcomes, ordeal.__name__.replace("_", " ")):
+            ordeal(row)
+        told = call.close()
+    assert [each["hop"] for each in told["counters"]] == ["fw1", "fw2"], "every relay still knows the session"
+    wait.until(lambda: not any(remains(each).of_sessions for each in row.firewalls), "the relays to hold nothing", UP_AGAIN)
 
 
 def test_removal_under_traffic_leaves_nothing(row: Appliances) -> None:
@@ -78,17 +141,33 @@ def test_removal_under_traffic_leaves_nothing(row: Appliances) -> None:
 
 def traffic(row: Appliances, call: Call) -> Traffic:
     """Through the session, from client to server."""
-    assert row.row.client_end.address(FAMILY) == call.local.address
-    return Traffic(row.row.client_end, row.row.server_end, call.local, call.entry, call.exit, call.peer)
+    return Traffic(row.row.client_end, row.row.server_end, call.local, call.entry, call.exit, call.peer, row.site.rate)
 
 
-def nothing_lost(row: Appliances, outcome: Outcome) -> None:
-    """Every datagram arrived; the figures go to the report (pytest -s, -rP)."""
-    print(outcome)
-    assert outcome.lost == 0, "\n".join([str(outcome), *(f"--- {each.name}\n{each.journal()[-3000:]}" for each in row.firewalls)])
-    assert outcome.rate > 0.9 * 20_000, str(outcome)
+@contextmanager
+def nothing_lost(row: Appliances, call: Call, outcomes: Outcomes, what: str) -> Iterator[None]:
+    """Every datagram that is sent while the block lasts arrives, and where the fast path is meant, by the fast path."""
+    before = [fast(each) for each in row.firewalls] if row.xdp != "off" else []
+    with traffic(row, call) as flow:
+        yield
+        flow.last(SECONDS)
+    outcomes.add(f"{row.site.name}, {'nftables' if row.xdp == 'off' else 'xdp'}, {what}", flow.outcome)
+    logs = [f"--- {each.name}\n{each.journal()[-3000:]}\n{each.journal(HELPER)[-1500:]}" for each in row.firewalls]
+    assert flow.outcome.lost == 0, "\n".join([str(flow.outcome), *logs])
+    assert flow.outcome.rate > 0.9 * row.site.rate, str(flow.outcome)
+    for firewall, earlier in zip(row.firewalls, before, strict=False):
+        carried = fast(firewall) - earlier
+        assert carried >= flow.outcome.sent, f"{firewall.name}: the fast path forwarded {carried} of {flow.outcome.sent}\n{logs}"
+        assert slow_datagrams(firewall) == 0, firewall.name
 
 
-def main_pid(row: Appliances, index: int) -> str:
-    """The running agent's."""
-    return row.firewalls[index].run(["systemctl", "show", "-P", "MainPID", AGENT]).stdout.strip()
+def fast(firewall: System) -> int:
+    """Datagrams that its fast path has forwarded so far."""
+    state = fast_path(firewall)
+    assert state["layout"], f"{firewall.name} has no fast path: {state['why']}"
+    return int(state["verdicts"]["forwarded"])
+
+
+def main_pids(firewall: System, *units: str) -> list[str]:
+    """The running processes of the units; both daemons' where none is named."""
+    return [firewall.run(["systemctl", "show", "-P", "MainPID", unit]).stdout.strip() for unit in units or (AGENT, HELPER)]

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from hosts import packages
-from hosts.appliance import AGENT, as_booted, binds, configure, start, wait_listening
-from hosts.booted import Booted, Tree
+from hosts.appliance import AGENT, as_system, configure, start, wait_listening
+from hosts.site import Site
+from hosts.system import System
 from lab.configuration import Configuration
 from lab.remains import remains
 from lab.row import Row
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+DEBIAN_TESTS = Path(__file__).parents[2] / "packaging/debian/tests"
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
 # what installing anything changes, whatever it is
 OTHERS = (
@@ -25,21 +27,21 @@ OTHERS = (
 
 
 @pytest.fixture(scope="module")
-def row(tree: Tree, repository: packages.Repository) -> Iterator[Row]:
-    """One firewall; client and server are there for its links only."""
-    with Row(1, (4,), make=lambda name: Booted(name, tree, binds(repository))) as made:
+def row(hosts: Site) -> Iterator[Row]:
+    """The first firewall matters; the others are there for its links only."""
+    with hosts.row(2) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def host(row: Row) -> Booted:
+def host(row: Row) -> System:
     """The firewall, booted and bare."""
-    firewall = as_booted(row.firewalls[0].host)
+    firewall = as_system(row.firewalls[0].host)
     firewall.boot()
     return firewall
 
 
-def test_a_life(row: Row, host: Booted, tmp_path: Path) -> None:
+def test_a_life(row: Row, host: System, tmp_path: Path) -> None:
     before, users = files(host), accounts(host)
 
     printed = packages.install(host, packages.AGENT)
@@ -68,7 +70,7 @@ def test_a_life(row: Row, host: Booted, tmp_path: Path) -> None:
 
     host.run(["apt-get", "-y", "remove", AGENT], timeout=60)
     assert remains(host).all == (), "removal takes the kernel's state with it"
-    assert (host.root / "etc/chainrelay/agent.toml").exists(), "removal keeps the configuration"
+    assert host.exists("/etc/chainrelay/agent.toml"), "removal keeps the configuration"
 
     host.run(["apt-get", "-y", "purge", AGENT, "chainrelay-client", "python3-chainrelay"], timeout=60)
     left = files(host) - before
@@ -78,7 +80,7 @@ def test_a_life(row: Row, host: Booted, tmp_path: Path) -> None:
     assert state(host, "is-system-running") == "running"
 
 
-def test_manual_and_completion(host: Booted) -> None:
+def test_manual_and_completion(host: System) -> None:
     packages.install(host, packages.AGENT)
     pages = ("man1/chainrelay.1", "man5/chainrelay.conf.5", "man7/chainrelay.7", "man8/chainrelay-agent.8", "man8/chainrelay-datapath.8")
     for page in pages:
@@ -88,18 +90,28 @@ def test_manual_and_completion(host: Booted) -> None:
     assert words.split() == ["open", "offer"]
 
 
-def files(host: Booted) -> set[str]:
+@pytest.mark.parametrize("name", ["library", "command", "relay"])
+def test_debians_own_tests(host: System, name: str) -> None:
+    """What autopkgtest runs from debian/tests (make check-deb does so by autopkgtest itself)."""
+    packages.install(host, packages.AGENT)
+    host.put(DEBIAN_TESTS, "/srv/debian-tests")
+    script = 'mkdir -p /tmp/work && cd / && AUTOPKGTEST_TMP=$(mktemp -d -p /tmp/work) exec "/srv/debian-tests/$0" 2>&1'
+    done = host.run(["bash", "-c", script, name], check=False, timeout=90)
+    assert done.returncode == 0, done.stdout
+
+
+def files(host: System) -> set[str]:
     """Every path on the host's disk that is not among what any installation changes."""
     listed = host.run(["find", "/", "-xdev", "-not", "-type", "s"]).stdout.splitlines()
     return {each for each in listed if not each.startswith(OTHERS)}
 
 
-def accounts(host: Booted) -> set[str]:
+def accounts(host: System) -> set[str]:
     """Users and groups."""
-    return set((host.root / "etc/passwd").read_text().splitlines()) | set((host.root / "etc/group").read_text().splitlines())
+    return set(host.read("/etc/passwd").splitlines()) | set(host.read("/etc/group").splitlines())
 
 
-def state(host: Booted, verb: str) -> str:
+def state(host: System, verb: str) -> str:
     """What systemctl says of the agent."""
     what = [] if verb == "is-system-running" else [AGENT]
     return host.run(["systemctl", verb, *what], check=False).stdout.strip()

@@ -1,35 +1,58 @@
 """Numbered datagrams through a session, fast enough to fall into any gap, counted by the kernel behind the last relay's exit.
 
-The sender is a thread of the test on the client's P1. What arrived is a counter in the server's prerouting hook, before any
-socket; when it arrived comes from a capture of headers, from which the longest silence is read.
+The sender is a program on the client, at P1; a silent one on the server holds P6, so that no refusal (ICMP) comes back.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-import socket
-import struct
-import tempfile
-import threading
+import subprocess
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from lab import wait
+from lab.arrivals import Arrivals
 
 if TYPE_CHECKING:
     from chainrelay.wire.endpoint import Endpoint
     from lab.link import End
 
-RATE: Final = 20_000  # datagrams per second
-BURST: Final = 20  # sent at once: 1 ms
-SIZE: Final = 200  # octets
-PCAP_HEADER, RECORD = 24, struct.Struct("<IIII")
+RATE: Final = 22_000.0  # datagrams per second
 SETTLE: Final = 5.0
+SINK: Final = """
+import socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+sock.bind((sys.argv[1], int(sys.argv[2])))
+print("{}", flush=True)
+sys.stdin.read()
+"""
+SENDER: Final = """
+import json, select, socket, sys, time
+here, there, rate = (sys.argv[1], int(sys.argv[2])), (sys.argv[3], int(sys.argv[4])), float(sys.argv[5])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(here)
+sock.connect(there)
+burst, payload = max(1, int(rate / 1000)), bytearray(200)
+sent, pause, errors, start = 0, 0.0, [], time.monotonic()
+before = start
+print("{}", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    for _ in range(burst):
+        payload[:4] = sent.to_bytes(4, "big")
+        try:
+            sock.send(payload)
+        except OSError as error:
+            errors.append(str(error))
+        sent += 1
+    now = time.monotonic()
+    pause, before = max(pause, now - before), now
+    ahead = start + sent / rate - now
+    if ahead > 0:
+        time.sleep(ahead)
+print(json.dumps({"sent": sent, "seconds": time.monotonic() - start, "pause": pause, "errors": errors[:3]}), flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +65,7 @@ class Outcome:
     longest_gap: float
     """Seconds between two arrivals at the server."""
     longest_pause: float
-    """Seconds between two sends: a gap of the sender's own making."""
+    """Seconds between two bursts: a gap of the sender's own making."""
 
     @property
     def lost(self) -> int:
@@ -64,35 +87,18 @@ class Outcome:
 class Traffic:
     """Runs from entering to leaving the block; then `outcome` is there."""
 
-    def __init__(self, client: End, server: End, local: Endpoint, entry: Endpoint, exit_: Endpoint, peer: Endpoint) -> None:
-        self._client, self._server, self._entry = client, server, entry
-        self._match = f"ip saddr {exit_.address} udp sport {exit_.port} udp dport {peer.port}"
-        self._filter = f"udp and src port {exit_.port} and dst port {peer.port}"
-        with client.host.enter():
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._socket.bind((str(local.address), local.port))
-            self._socket.connect((str(entry.address), entry.port))
-        with server.host.enter():  # without it the server's refusals (ICMP) come back; nobody reads it
-            self._sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            self._sink.bind((str(peer.address), peer.port))
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._send, name="traffic")
-        self._sent, self._pause, self._seconds = 0, 0.0, 0.0
-        self._errors: list[OSError] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="traffic-")
+    def __init__(
+        self, client: End, server: End, local: Endpoint, entry: Endpoint, exit_: Endpoint, peer: Endpoint, rate: float = RATE
+    ) -> None:
+        self._client, self._server, self._peer = client.host, server.host, peer
+        self._sending = [*_ends(local), *_ends(entry), str(rate)]
+        self._arrivals = Arrivals(server, exit_, peer.port)
 
     def __enter__(self) -> Self:
-        rules = f"table inet traffic {{\n chain arrived {{\n  type filter hook prerouting priority raw; {self._match} counter\n }}\n}}\n"
-        self._server.host.run(["nft", "-f", "-"], stdin=rules)
-        log = Path(self._folder.name, "log")
-        with log.open("wb") as file:
-            self._tcpdump = self._server.host.popen(
-                ["tcpdump", "-i", self._server.name, "-n", "-p", "-B", "65536", "-s", "48", "-Z", "root", "-w", self._pcap, self._filter],
-                stderr=file,
-            )  # fmt: skip
-        wait.until(lambda: "listening on" in log.read_text(), "tcpdump", 10)
+        self._sink = _program(self._server, SINK, _ends(self._peer))
+        self._arrivals.__enter__()
+        self._sender = _program(self._client, SENDER, self._sending)
         self._start = time.monotonic()
-        self._thread.start()
         return self
 
     def last(self, seconds: float) -> None:
@@ -100,52 +106,30 @@ class Traffic:
         wait.until(lambda: time.monotonic() - self._start >= seconds, f"{seconds} s of traffic", seconds + 5)
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._socket.close()
-        self._sink.close()
-        with suppress(wait.WaitError):  # what is missing is the outcome's to tell
-            wait.until(lambda: self._arrived() >= self._sent, "the last datagram", SETTLE)
-        self._tcpdump.send_signal(signal.SIGINT)
-        self._tcpdump.wait(20)
-        self.outcome = Outcome(self._sent, self._arrived(), self._seconds, self._longest_gap(), self._pause)
-        self._server.host.run(["nft", "delete", "table", "inet", "traffic"])
-        self._folder.cleanup()
-        if self._errors:
-            raise AssertionError(f"sending failed {len(self._errors)} times: {self._errors[0]}")
+        try:
+            told = _end(self._sender)
+            arrived = self._arrivals.settles(told["sent"], SETTLE)
+            self.outcome = Outcome(told["sent"], arrived, told["seconds"], self._arrivals.longest_gap(), told["pause"])
+        finally:
+            self._arrivals.__exit__()
+            _end(self._sink)
+        if told["errors"]:
+            raise AssertionError(f"sending failed: {told['errors']}")
 
-    @property
-    def _pcap(self) -> str:
-        return str(Path(self._folder.name, "packets.pcap"))
 
-    def _send(self) -> None:
-        payload = bytearray(SIZE)
-        start = before = self._start
-        while not self._ended.is_set():
-            for _ in range(BURST):
-                struct.pack_into("!I", payload, 0, self._sent)
-                try:
-                    self._socket.send(payload)
-                except OSError as error:
-                    self._errors.append(error)
-                self._sent += 1
-            now = time.monotonic()
-            self._pause, before = max(self._pause, now - before), now
-            ahead = start + self._sent / RATE - now
-            if ahead > 0:
-                time.sleep(ahead)  # pacing
-        self._seconds = time.monotonic() - start
+def _ends(endpoint: Endpoint) -> list[str]:
+    return [str(endpoint.address), str(endpoint.port)]
 
-    def _arrived(self) -> int:
-        listed = json.loads(self._server.host.run(["nft", "-j", "list", "table", "inet", "traffic"]).stdout)["nftables"]
-        expressions = [each for item in listed if "rule" in item for each in item["rule"]["expr"]]
-        return next(int(each["counter"]["packets"]) for each in expressions if "counter" in each)
 
-    def _longest_gap(self) -> float:
-        data = Path(self._pcap).read_bytes()
-        at, times = PCAP_HEADER, []
-        while at + RECORD.size <= len(data):
-            seconds, micros, kept, _length = RECORD.unpack_from(data, at)
-            times.append(seconds + micros / 1e6)
-            at += RECORD.size + kept
-        return max((after - before for before, after in pairwise(times)), default=float("inf"))
+def _program(host: Any, script: str, arguments: list[str]) -> subprocess.Popen[str]:
+    command = ["/usr/bin/python3", "-c", script, *arguments]
+    process: subprocess.Popen[str] = host.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "{}\n", f"{script} did not start on {host.name}"
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> Any:
+    """End it by its standard input; the last line that it says."""
+    said, _ = process.communicate("\n", timeout=60)
+    return json.loads(said) if said else None

@@ -29,7 +29,7 @@ DEPENDENCIES: Final = (
     "python3", "python3-bpfcc", "python3-cbor2", "python3-cryptography", "python3-iptables", "python3-nftables", "python3-pyroute2",
     "python3-systemd", "nftables", "linux-libc-dev",
 )  # fmt: skip
-MACHINE: Final = ("linux-image-cloud-amd64", "openssh-server", "sudo", "rsync")
+MACHINE: Final = ("linux-image-cloud-amd64", "openssh-server", "sudo", "rsync", "ipset", "iptables")
 TOOLS: Final = ("conntrack", "ethtool", "ffmpeg", "tcpdump", "dpkg-dev")
 
 

@@ -39,11 +39,10 @@ class Capture:
     def __init__(self, end: End, expression: str = "udp", direction: Direction = "inout") -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="capture-")
         self._file, self._log = (Path(self._folder.name, name) for name in ("packets.pcap", "log"))
-        with self._log.open("wb") as log:
-            self._process = end.host.popen(
-                ["tcpdump", "-i", end.name, "-Q", direction, *FLAGS, "-w", str(self._file), expression], stderr=log
-            )
-        wait.until(lambda: "listening on" in self._log.read_text(), f"tcpdump on {end.host.name}", 10)
+        with self._log.open("wb") as log, self._file.open("wb") as file:  # the file is here, wherever the host is
+            command = ["tcpdump", "-i", end.name, "-Q", direction, *FLAGS, "-w", "-", expression]
+            self._process = end.host.popen(command, stdout=file, stderr=log)
+        wait.until(lambda: "listening on" in self._log.read_text(), f"tcpdump on {end.host.name}", 30)
 
     def datagrams(self) -> list[Datagram]:
         """What has been written so far."""
@@ -52,7 +51,7 @@ class Capture:
     def stop(self) -> list[Datagram]:
         """End tcpdump and return everything. Raises AssertionError when packets were lost before they were written."""
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(10)
+        self._process.wait(30)
         told = self._log.read_text()
         if "0 packets dropped by kernel" not in told:
             raise AssertionError(f"the capture is incomplete: {told}")

@@ -40,6 +40,8 @@ class Configuration:
     level: str = "debug"
     xdp: str = "off"
     """datapath.xdp of every relay; the pins lie beside its directory."""
+    pinned: Path | None = None
+    """Other pins than those."""
     room: int = 0
     """limits.fast_path_sessions; 0: the default."""
     way: str = "recursive"
@@ -108,7 +110,7 @@ rules = "{self.row.rules}"
 
     def pins(self, name: str) -> Path:
         """Where the fast path of a relay (`fw1`) pins its maps."""
-        return self.folder / f"{name}-run" / "bpf"
+        return self.pinned or self.folder / f"{name}-run" / "bpf"
 
     def _fast_path(self, firewall: Firewall) -> str:
         if self.xdp == "off":

@@ -1,20 +1,17 @@
-"""Datagrams at a high steady rate from a process of its own, counted by the kernel of the host where they are to arrive.
+"""Datagrams at a high steady rate from a process of its own; arrivals.py counts them where they are to arrive.
 
-    with Flood(port, entry) as flood: … ; flood.stop() == the number sent;   Counter(host, port).packets
+    with Flood(port, entry, rate) as flood: … ; flood.stop() == the number sent
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from chainrelay.wire.endpoint import Endpoint
     from lab.datagrams import Port
-    from lab.host import Namespace
 
 SCRIPT = """
 import select, socket, sys, time
@@ -67,26 +64,3 @@ class Flood:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
-
-
-class Counter:
-    """Counts UDP datagrams to `port` in the kernel of `host`, before any socket."""
-
-    def __init__(self, host: Namespace, port: int) -> None:
-        self._host = host
-        rules = "type filter hook prerouting priority raw; policy accept;\n"
-        text = f"table inet flood {{\ncounter c {{ }}\nchain p {{\n{rules}udp dport {port} counter name c\n}}\n}}\n"
-        host.run(["nft", "-f", "-"], stdin=text)
-
-    @property
-    def packets(self) -> int:
-        """So far."""
-        listed = json.loads(self._host.run(["nft", "-j", "list", "counter", "inet", "flood", "c"]).stdout)["nftables"]
-        return int(next(item["counter"]["packets"] for item in listed if "counter" in item))
-
-    def settles(self, wanted: int, timeout: float = 5.0) -> int:
-        """How many have come when `wanted` are there, or when none came any more within the time."""
-        deadline = time.monotonic() + timeout
-        while (now := self.packets) < wanted and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return now

@@ -76,8 +76,12 @@ class Agent:
 
     def reload(self) -> None:
         """SIGHUP."""
+        self.tell(signal.SIGHUP)
+
+    def tell(self, signum: int) -> None:
+        """Whatever does not end it."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
+        self._process.send_signal(signum)
 
     @property
     def pid(self) -> int:

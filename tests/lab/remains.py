@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,13 @@ def remains(host: Host) -> Remains:
     first, last = POOL
     shown = host.run(["ss", "-H", "-a", "-n", "-t", "-u", f"( sport >= :{first} and sport <= :{last} )"]).stdout
     return Remains(tuple(tables), tuple(elements), tuple(conntrack), tuple(shown.splitlines()), programs(host))
+
+
+def rules(host: Host) -> str:
+    """chainrelay's rules and sets as text, wherever they are, without what changes by itself in the legacy ones."""
+    listed = host.run(["nft", "list", "ruleset"]).stdout
+    tables = re.findall(rf"^table ip6? {TABLE} \{{.*?^\}}", listed, re.MULTILINE | re.DOTALL)
+    return "\n".join([*tables, *legacy.sets(host), *legacy.saved(host, ours=True)])
 
 
 def programs(host: Host) -> tuple[str, ...]:

@@ -69,9 +69,12 @@ class Row:
         mtu: int = 1500,
         tx_checksum: bool = True,
         gro: bool | None = None,
-        make: Callable[[str], Namespace] = Namespace,
+        make: Callable[[str], Any] = Namespace,
+        join: Callable[..., Link] = connect,
+        lead: Callable[[Any, str, Address], None] = route,
     ) -> None:
-        self._make = make
+        """`make`, `join` and `lead` are for other kinds of hosts than namespaces, which have their links and routes already."""
+        self._make, self._join, self._lead = make, join, lead
         self.hops, self.families, self.policy, self.rules = hops, tuple(families), policy, rules
         self._stack = ExitStack()
         self._links: list[Link] = []
@@ -83,7 +86,7 @@ class Row:
             chain.append(self._host("server"))
             for number, (left, right) in enumerate(itertools.pairwise(chain), 1):
                 networks = tuple(f"10.{number}.0.0/24" if family == 4 else f"fd00:{number}::/64" for family in families)
-                self._links.append(connect(left, right, networks, mtu=mtu, tx_checksum=tx_checksum, gro=gro))
+                self._links.append(self._join(left, right, networks, mtu=mtu, tx_checksum=tx_checksum, gro=gro))
             self.client, self.server = chain[0], chain[-1]
             self.filters = {int(host.name[6:]): host for host in chain if host.name.startswith("filter")}
             self.firewalls = [self._firewall(number, host) for number, host in enumerate(self._named("fw", chain), 1)]
@@ -122,7 +125,7 @@ class Row:
         self.close()
 
     def _host(self, name: str) -> Namespace:
-        host = self._make(name)
+        host: Namespace = self._make(name)
         self._stack.callback(host.close)
         return host
 
@@ -137,12 +140,12 @@ class Row:
     def _route(self) -> None:
         """Defaults for the ends; beyond a filter the relay is told where its neighbour's network lies."""
         for family in self.families if self.hops else ():
-            route(self.client, "default", self._links[0].right.address(family))
-            route(self.server, "default", self._links[-1].left.address(family))
+            self._lead(self.client, "default", self._links[0].right.address(family))
+            self._lead(self.server, "default", self._links[-1].left.address(family))
             for firewall in self.firewalls:
                 if firewall.filter is not None:
                     network = next(each.network for each in firewall.filter.interfaces if each.version == family)
-                    route(firewall.host, str(network), self._opposite_end(firewall.left).address(family))
+                    self._lead(firewall.host, str(network), self._opposite_end(firewall.left).address(family))
         for firewall in self.firewalls:
             if firewall.filter is not None:
                 inner = self._opposite_end(firewall.left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from chainrelay.datapath.mapping import Counters, Failed, Install
-from chainrelay.datapath.xdp_layout import Verdict
+from chainrelay.datapath.xdp_layout import MAPS, Verdict
 from chainrelay.privileged import xdp_attach
 from lab import wait
+from lab.daemons import HELPER_CAPABILITIES, HELPER_UID, PYTHON, TREE, confine, copy_package, environment
 from lab.datagrams import Port, Stream
 from lab.fastpath import FastRow, Pins
 from lab.host import Namespace
@@ -117,9 +119,34 @@ def test_jumbo_frames_fall_back_to_generic_and_say_why(pair: tuple[Namespace, st
         assert "MTU" in pins.load(host, ["lan"], "--mode", "native", check=False)["error"]
 
 
+def test_the_rights_of_the_helpers_unit_are_enough(pair: tuple[Namespace, str, Pins]) -> None:
+    """A user of its own with CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON, on a bpffs that it owns; and with one of them less it says so."""
+    host, name = pair[:2]
+    with tempfile.TemporaryDirectory(prefix="chainrelay-") as folder:
+        home = Path(folder)
+        home.chmod(0o755)
+        library, run = copy_package(home), home / "run"
+        run.mkdir()
+        os.chown(run, HELPER_UID, HELPER_UID)
+        host.run(["sh", str(TREE / "systemd" / "mount-bpffs"), str(run / "bpf"), str(HELPER_UID)])
+        loader = [PYTHON, "-m", "chainrelay.privileged.xdp_load", "--pins", str(run / "bpf"), "--log", str(run / "log"), name]
+        try:
+            for lacking in HELPER_CAPABILITIES.split():
+                rights = " ".join(each for each in HELPER_CAPABILITIES.split() if each != lacking)
+                done = host.run([*confine(HELPER_UID, HELPER_UID, rights), *loader], check=False, env=environment(library))
+                assert done.returncode == 1, lacking
+                assert attached(host, name) == xdp_attach.Attached(0, None)
+            host.run([*confine(HELPER_UID, HELPER_UID, HELPER_CAPABILITIES), *loader], env=environment(library))
+            assert attached(host, name).mode is xdp_attach.Mode.NATIVE
+            host.run([*confine(HELPER_UID, HELPER_UID, HELPER_CAPABILITIES), *loader, "--detach"], env=environment(library))
+            assert attached(host, name) == xdp_attach.Attached(0, None)
+        finally:
+            host.run(["umount", str(run / "bpf")], check=False)
+
+
 def test_modes_change_and_maps_stay(pair: tuple[Namespace, str, Pins]) -> None:
     host, name, pins = pair
-    assert set(pins.load(host, [name])["new_maps"]) == {"flows4", "flows6", "hops", "verdicts"}
+    assert set(pins.load(host, [name])["new_maps"]) == {layout.name for layout in MAPS}
     for mode in ("generic", "native"):
         assert pins.load(host, [name], "--mode", mode)["new_maps"] == []
         assert attached(host, name).mode is xdp_attach.Mode[mode.upper()]

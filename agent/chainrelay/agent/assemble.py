@@ -82,7 +82,8 @@ def build_relay(config: AgentConfig) -> Relay:
     assert_free(config.listen)
     backend = build_backend(config)
     backend.setup()
-    relay = Relay(config, Engine(config.id, with_own_addresses(config).policy), backend, journal)
+    engine = Engine(config.id, with_own_addresses(config).policy, seals=backend.seals())
+    relay = Relay(config, engine, backend, journal)
     relay.adopt(journal.records if journal is not None else (), backend.flows())
     return relay
 

@@ -22,6 +22,7 @@ MESSAGE_IDS: Final = {
     "refused": "4d6b3c7a5f0e4c1f9a7d2b8e6c1f0a06",
     "adopted": "4d6b3c7a5f0e4c1f9a7d2b8e6c1f0a07",
     "rules-lost": "4d6b3c7a5f0e4c1f9a7d2b8e6c1f0a08",
+    "rekeyed": "4d6b3c7a5f0e4c1f9a7d2b8e6c1f0a0b",
     "journal-set-aside": "4d6b3c7a5f0e4c1f9a7d2b8e6c1f0a09",
     "journal-full": "4d6b3c7a5f0e4c1f9a7d2b8e6c1f0a0a",
 }

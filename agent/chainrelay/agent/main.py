@@ -113,7 +113,7 @@ def teardown(config: AgentConfig) -> None:
 
 
 async def serve(options: argparse.Namespace, config: AgentConfig) -> None:
-    """Run until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    """Run until SIGTERM or SIGINT; SIGHUP reads the configuration again, SIGUSR1 and SIGUSR2 drain (chainrelay-agent(8))."""
     notify = Notify()
     relay = build_relay(config)
     spare_the_standing()
@@ -122,18 +122,40 @@ async def serve(options: argparse.Namespace, config: AgentConfig) -> None:
     loop.add_signal_handler(signal.SIGTERM, ended.set)
     loop.add_signal_handler(signal.SIGINT, ended.set)
     loop.add_signal_handler(signal.SIGHUP, reload, options, relay, notify)
+    loop.add_signal_handler(signal.SIGUSR1, drain, relay, notify)
+    loop.add_signal_handler(signal.SIGUSR2, end_all, relay, notify)
     try:
         await relay.start()
         where = ", ".join(map(str, config.listen))
         log.info("%s ready on %s; an administrator's forward chain needs: %s", config.id, where, administrators_rule(config))
-        notify.ready(f"{config.id} on {where}, {len(relay.engine.sessions())} sessions")
+        notify.ready(status(relay))
         while not await happened(ended, notify.watchdog or STATUS_PERIOD):
             notify.alive()
-            notify.status(f"{config.id} on {where}, {len(relay.engine.sessions())} sessions")
+            notify.status(status(relay))
         notify.stopping()
         log.info("stopping; %d sessions stay until their leases end", len(relay.engine.sessions()))
     finally:
         await relay.stop()
+
+
+def status(relay: Relay) -> str:
+    """One line for `systemctl status`."""
+    draining = ", draining: no new ones" if relay.engine.draining else ""
+    return f"{relay.config.id} on {', '.join(map(str, relay.config.listen))}, {len(relay.engine.sessions())} sessions{draining}"
+
+
+def drain(relay: Relay, notify: Notify) -> None:
+    """Before maintenance: partners are refused new sessions, with a code of its own; a restart takes them again."""
+    relay.drain()
+    log.warning("draining: no new sessions until the next start; %d stand and go on", len(relay.engine.sessions()))
+    notify.status(status(relay))
+
+
+def end_all(relay: Relay, notify: Notify) -> None:
+    """The rest of draining: what still stands ends now, with word to the next relay."""
+    log.warning("draining: no new sessions until the next start; %d that stand are ended", len(relay.engine.sessions()))
+    relay.end_all()
+    notify.status(status(relay))
 
 
 def spare_the_standing() -> None:

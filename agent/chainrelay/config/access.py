@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 
 from chainrelay.config.files import read_file
-from chainrelay.config.kinds import Boolean, Choice, Destination, Identifier, Integer, ListOf, NetworkKind, Ports
+from chainrelay.config.kinds import Choice, Destination, Identifier, Integer, ListOf, NetworkKind, Ports
 from chainrelay.config.peers import Partners
 from chainrelay.config.problems import Problems
 from chainrelay.config.schema import Key, Rows, Schema, Values, nearest
@@ -20,9 +20,8 @@ _EVERY_PROTOCOL: tuple[Protocol, ...] = (Protocol.UDP, Protocol.TCP)
 _EVERY_PORT = '"1-65535"'
 
 
-
-class NeighbourKey(Enum):
-    """What an access row says about the relay before this one."""
+class Demand(Enum):
+    """Whether an access row insists on something."""
 
     OPTIONAL = "optional"
     REQUIRED = "required"
@@ -48,12 +47,13 @@ PROTOCOL = Key(
 )
 SESSIONS = Key("sessions", Integer(0, 1_000_000), "sessions at once, per user; 0: no limit of its own", 0, "0")
 OPENS = Key("opens_per_second", Integer(0, 1_000_000), "new sessions per second, per user; 0: no limit", 0, "0")
-SEAL = Key("seal", Boolean(), "true: only sealed sessions (M17)", False, "false")
+DEMAND = Choice({each.value: each for each in Demand})
+SEAL = Key("seal", DEMAND, "whether sessions must be sealed (M17)", Demand.OPTIONAL, '"optional"')
 NEIGHBOUR_KEY = Key(
     "neighbour_key",
-    Choice({each.value: each for each in NeighbourKey}),
+    DEMAND,
     "iterative way: whether the relay before this one must have authenticated as well",
-    NeighbourKey.OPTIONAL,
+    Demand.OPTIONAL,
     '"optional"',
 )
 ALLOW = Schema(
@@ -108,8 +108,8 @@ def _allow(values: Values, partners: Partners) -> Allow:
         protocols=frozenset(protocols),
         sessions=values[SESSIONS],
         opens_per_second=values[OPENS],
-        seal=values[SEAL],
-        neighbour_key=values[NEIGHBOUR_KEY] is NeighbourKey.REQUIRED,
+        seal=values[SEAL] is Demand.REQUIRED,
+        neighbour_key=values[NEIGHBOUR_KEY] is Demand.REQUIRED,
     )
 
 

@@ -100,7 +100,7 @@ def held_of(key: bytes, value: bytes) -> Held:
 def leads(value: bytes, flow: Flow) -> bool:
     """Whether the entry rewrites datagrams as `flow` says."""
     layout = FLOW4 if len(value) == FLOW4.size else FLOW6
-    start, end = layout.offsets["leaves.source_be32"], layout.offsets["padding"]
+    start, end = layout.offsets["leaves.source_be32"], layout.offsets["key_be32"]
     return value[start:end] == key_of(flow.new_source, flow.new_destination)
 
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping as Dictionary
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 
 Value = int | bytes
 
 
 class Verdict(IntEnum):
-    """How the program left a packet. The first two have been redirected, all others went up to the stack untouched."""
+    """How the program left a packet; ebpf/verdict.h tells each. Plain flows: the first two have been redirected, the others went up
+    to the stack untouched. Sealed flows, from OPENED on: the first three have been redirected, one was answered, the others dropped."""
 
     FORWARDED = 1
     ICMP_TRANSLATED = 2
@@ -40,9 +41,41 @@ class Verdict(IntEnum):
     PARTIAL_CHECKSUM = 15
     NO_CHECKSUM = 16
     ICMP_OTHER = 17
+    OPENED = 18
+    SEALED = 19
+    SEALED_ICMP = 20
+    SEALED_ANSWERED = 21
+    SEALED_NO_PROGRAM = 22
+    SEALED_GONE = 23
+    SEALED_LEASE_ENDED = 24
+    SEALED_OTHER_INTERFACE = 25
+    SEALED_OTHER_STATION = 26
+    SEALED_TTL_ENDS = 27
+    SEALED_NO_NEXT_HOP = 28
+    SEALED_TOO_LARGE = 29
+    SEALED_TOO_SHORT = 30
+    SEALED_PARTIAL_CHECKSUM = 31
+    SEALED_NO_CHECKSUM = 32
+    SEALED_BAD_CHECKSUM = 33
+    SEALED_NO_ROOM = 34
+    WRONG_COMPONENT = 35
+    UNKNOWN_KEY = 36
+    COUNTER_TOO_HIGH = 37
+    REPLAYED = 38
+    FORGED = 39
+    FORGE_LIMIT = 40
+    KEY_EXHAUSTED = 41
 
 
-VERDICTS: Final = 18  # places in the map; 0 is never counted
+VERDICTS: Final = 42  # places in the map; 0 is never counted
+
+
+class Sealing(IntEnum):
+    """`state.seal`: what happens to the datagrams of a flow beyond rewriting."""
+
+    PLAIN = 0
+    OPEN = 1
+    SEAL = 2
 
 
 class Layout:
@@ -95,7 +128,8 @@ STATE: Final = Layout(
     ("hop", "I"),
     ("arrives_on", "I"),
     ("arrives_at", "6s"),
-    ("padding", "2s"),
+    ("seal", "B"),
+    ("component", "B"),
 )
 COUNT: Final = Layout("count", ("packets", "Q"), ("octets", "Q"))
 COUNTS: Final = 4
@@ -107,10 +141,10 @@ ACCOUNT: Final = Layout(
     ("session", "16s"),
 )
 FLOW4: Final = Layout(
-    "flow4", *STATE.inside("state"), *TUPLE4.inside("leaves"), ("padding", "4s"), *ACCOUNT.inside("account")
+    "flow4", *STATE.inside("state"), *TUPLE4.inside("leaves"), ("key_be32", "4s"), *ACCOUNT.inside("account")
 )
 FLOW6: Final = Layout(
-    "flow6", *STATE.inside("state"), *TUPLE6.inside("leaves"), ("padding", "4s"), *ACCOUNT.inside("account")
+    "flow6", *STATE.inside("state"), *TUPLE6.inside("leaves"), ("key_be32", "4s"), *ACCOUNT.inside("account")
 )
 HOP: Final = Layout(
     "hop", ("to", "6s"), ("from", "6s"), ("ifindex", "I"), ("mtu", "I"), ("family", "I"), ("address_be32", "16s")
@@ -120,14 +154,80 @@ _RENEWAL: Final = (
     ("lease_ns", "Q"),
     ("arrives_on", "I"),
     ("arrives_at", "6s"),
-    ("padding", "2s"),
+    ("rekey", "B"),
+    ("padding", "B"),
     ("found", "I"),
     ("packets", "Q"),
     ("octets", "Q"),
+    ("key_be32", "4s"),
+    ("padding_end", "4s"),
 )
 RENEWAL4: Final = Layout("renewal4", *TUPLE4.inside("key"), *_RENEWAL)
 RENEWAL6: Final = Layout("renewal6", *TUPLE6.inside("key"), *_RENEWAL)
-LAYOUTS: Final = (TUPLE4, TUPLE6, STATE, COUNT, ACCOUNT, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6)
+SEAL_KEY: Final = Layout("seal_key", ("session", "16s"), ("key_be32", "4s"))
+WINDOW: Final = 1024
+SEAL: Final = Layout(
+    "seal",
+    ("lock", "I"),
+    ("before_be32", "4s"),
+    ("open_key", "32s"),
+    ("open_iv", "12s"),
+    ("seal_key", "32s"),
+    ("seal_iv", "12s"),
+    ("ends_ns", "Q"),
+    ("next", "Q"),
+    ("top", "Q"),
+    ("window", f"{WINDOW // 8}s"),
+    ("opened", "Q"),
+    ("forged", "Q"),
+    ("replayed", "Q"),
+    ("budget_ns", "Q"),
+    ("budget_used", "Q"),
+    ("answered_ns", "Q"),
+)
+ENDING: Final = Layout(
+    "ending",
+    *SEAL_KEY.inside("key"),
+    ("wipe", "I"),
+    ("ends_ns", "Q"),
+    ("found", "Q"),
+    ("opened", "Q"),
+    ("sealed", "Q"),
+    ("forged", "Q"),
+    ("replayed", "Q"),
+)
+SEALED_LONGEST: Final = 1536
+SCRATCH: Final = Layout(
+    "scratch",
+    ("key", "32s"),
+    ("nonce", "12s"),
+    ("poly_r", "20s"),
+    ("poly_s", "20s"),
+    ("poly_pad", "16s"),
+    ("stream", "64s"),
+    ("tag", "16s"),
+    ("received", "16s"),
+    ("length", "I"),
+    ("padding", "12s"),
+    ("header", "12s"),
+    ("text", f"{SEALED_LONGEST + 512}s"),
+)
+LAYOUTS: Final = (
+    TUPLE4, TUPLE6, STATE, COUNT, ACCOUNT, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6, SEAL_KEY, SEAL, ENDING, SCRATCH
+)  # fmt: skip
+
+
+class Slot(IntEnum):
+    """Places of the sealing programs in the map `programs`."""
+
+    OPEN4 = 0
+    OPEN6 = 1
+    SEAL4 = 2
+    SEAL6 = 3
+    ERROR4 = 4
+    ERROR6 = 5
+    ANSWER4 = 6
+    ANSWER6 = 7
 
 
 class MapKind(IntEnum):
@@ -135,6 +235,7 @@ class MapKind(IntEnum):
 
     HASH = 1
     ARRAY = 2
+    PROG_ARRAY = 3
     PERCPU_ARRAY = 6
 
 
@@ -148,6 +249,8 @@ class MapLayout:
     value_size: int
     entries: int | None = None
     preallocated: bool = True
+    locked: bool = False
+    """The value begins with a bpf_spin_lock."""
 
 
 MAPS: Final = (
@@ -155,4 +258,7 @@ MAPS: Final = (
     MapLayout("flows6", MapKind.HASH, TUPLE6.size, FLOW6.size, preallocated=False),
     MapLayout("hops", MapKind.ARRAY, 4, HOP.size),
     MapLayout("verdicts", MapKind.PERCPU_ARRAY, 4, 8, entries=VERDICTS),
+    MapLayout("seals", MapKind.HASH, SEAL_KEY.size, SEAL.size, preallocated=False, locked=True),
+    MapLayout("scratches", MapKind.PERCPU_ARRAY, 4, SCRATCH.size, entries=1),
+    MapLayout("programs", MapKind.PROG_ARRAY, 4, 4, entries=len(Slot)),
 )

@@ -54,7 +54,8 @@ from chainrelay.session.tables import PeerTable
 from chainrelay.wire.authenticated import Claimed
 from chainrelay.wire.endpoint import Address
 from chainrelay.wire.keys import PairKey, Purpose
-from chainrelay.wire.messages import Error, Extend, Open, Request
+from chainrelay.wire.messages import Answer, Error, Extend, Open, Request, Way
+from chainrelay.wire.sealed import SealKeys
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Relay:
             config.id, self._find_key, self._purpose_of, self._requested, self._link_closed,
             handshakes_per_second=config.handshakes_per_second,
         )
-        self.ends = Ends(config.id, self._peers, self.listener, engine.holds, self._requested)
+        self.ends = Ends(config.id, self._peers, self.listener, engine.holds, engine.sealed_way, self._requested)
 
     async def start(self) -> None:
         """Listen, and look after the kernel's rules. Raises ConfigError when an endpoint can't be bound."""
@@ -119,17 +120,37 @@ class Relay:
             self.listener.cut(principal)
             self.ends.cut(principal)
 
+    def drain(self) -> None:
+        """Take no new sessions until the next start; those that stand go on."""
+        self._perform(self.engine.drain(self._now()))
+
+    def end_all(self) -> None:
+        """Drain, and end every session, here and further on; the kernel has let go when `engine.sessions()` is empty."""
+        self._perform(self.engine.teardown(self._now()))
+        self._set_timer()
+
     # events in -------------------------------------------------------------
 
-    def _requested(self, link: Link, number: int, message: Heard) -> None:
-        if isinstance(message, Claimed) or (isinstance(message.message, Extend) and self._peers().is_relay(link.principal)):
-            assert isinstance(message.message, Extend), "bare connections carry nothing else"
+    def _requested(self, link: Link, number: int, message: Heard, seal: SealKeys | None = None) -> None:
+        if isinstance(message.message, Extend) and self._ends_here(link, message.message):
             self.ends.receive(link, number, message.message)
         elif isinstance(message.message, Request):
-            self._take(Requested(link, number, message))  # type: ignore[arg-type]  # narrowed by the isinstance above
+            assert not isinstance(message, Claimed), "bare connections carry nothing but EXTEND"
+            self._take(Requested(link, number, message, seal))  # type: ignore[arg-type]  # narrowed by the isinstance above
         else:
             text = "only requests may be sent to a relay"
             self.listener.send(link.number, number, Error(Code.UNEXPECTED, self.config.id, text))
+
+    def _ends_here(self, link: Link, extend: Extend) -> bool:
+        """Whether what an EXTEND carries is for this relay itself, and not to be passed on.
+
+        A client's leads on, unless it names us (a sealed session's key, hop 1); a neighbour's ends here, unless its session is recursive.
+        """
+        if link.through is not None:
+            return False
+        if link.principal and not self._peers().is_relay(link.principal):
+            return extend.relay == self.config.id
+        return extend.relay == self.config.id or self.engine.sealed_way(extend.session, link.principal) is not Way.RECURSIVE
 
     def _link_closed(self, link: Link) -> None:
         """Sessions outlive their link; nothing to tell the engine."""
@@ -176,7 +197,7 @@ class Relay:
             log.exception("the engine failed on %r", event)
             if isinstance(event, Requested):
                 error = Error(Code.INTERNAL, self.config.id, "internal error, see the relay's log")
-                self.listener.send(event.link.number, event.request, error)
+                self._reply(event.link.number, event.request, error)
             return
         self._perform(effects)
 
@@ -186,20 +207,23 @@ class Relay:
         for effect in effects:
             match effect:
                 case ReplyEffect(link, request, message):
-                    if not self.ends.reply(link, request, message):
-                        self.listener.send(link, request, message)
+                    self._reply(link, request, message)
                 case Apply(token, operation):
                     self.datapath.submit(token, operation)
                 case Locate(token, host):
                     self._locator.locate(host, partial(self._located, token))
-                case Ask(token, hop, message):
-                    self._neighbour(hop).ask(message, partial(self._answered, token), ask_timeout(message))
+                case Ask(token, hop, message, place):
+                    self._neighbour(hop).ask(message, partial(self._answered, token), ask_timeout(message, place))
                 case Note():
                     self._notes.write(effect, self._now())
                 case Remember() | Forget():
                     self.datapath.remember(effect)
                 case _:
                     assert_never(effect)
+
+    def _reply(self, link: int, request: int, message: Answer) -> None:
+        if not self.ends.reply(link, request, message):
+            self.listener.send(link, request, message)
 
     def _neighbour(self, hop: NextHop) -> Neighbour:
         neighbour = self._neighbours.get(hop)
@@ -228,6 +252,7 @@ class Relay:
                 self._take(RulesLost())
                 await self.datapath.drain()
                 await self.datapath.call(self._backend.setup)
+                self.engine.can_seal(await self.datapath.call(self._backend.seals))
             except DatapathError as fault:
                 log.error("the kernel's rules can't be looked after: %s", fault)
 
@@ -246,13 +271,8 @@ class Relay:
         return Purpose.RELAY_HOP if self.config.policy.peers.is_relay(peer) else Purpose.CLIENT_HOP
 
 
-def ask_timeout(message: Request) -> float:
-    """Seconds that the next relay gets for its answer. OPEN (its path includes us) and EXTEND tell how far on this relay is."""
-    match message:
-        case Open():
-            place = len(message.path)
-        case Extend():
-            place = message.hop - 1
-        case _:
-            place = ASK_TIMEOUT_HOPS
+def ask_timeout(message: Request, place: int | None = None) -> float:
+    """Seconds that the next relay gets for its answer. How far on this relay is, `place` or OPEN tells (its path includes us)."""
+    if place is None:
+        place = len(message.path) if isinstance(message, Open) else ASK_TIMEOUT_HOPS
     return ASK_TIMEOUT + ASK_TIMEOUT_PER_HOP * max(0, ASK_TIMEOUT_HOPS - place)

@@ -1,7 +1,8 @@
-"""The far end of end-to-end connections: clients that reach this relay inside EXTEND (docs/design.md §13).
+"""The far end of end-to-end connections: clients that reach this relay inside EXTEND (docs/design.md §13, §15).
 
-Each is a wire/connection.py whose octets come in EXTEND from the relay before this one, and go back in EXTENDED. What a client
-says on it reaches the engine as on any link; the link's `through` says by whom it came. Handshakes are capped, in all and per
+Each is a wire/connection.py whose octets come in EXTEND from the relay before this one, or at hop 1 from the client itself, and go
+back in EXTENDED. What a client says on it reaches the engine as on any link; the link's `through` says by whom it came. The data keys
+of a connection go to the engine with REKEY, and to nobody else. Handshakes are capped, in all and per
 neighbour. On a bare link on which no client has authenticated yet, whatever is wrong cuts it in silence: a stranger may sit there.
 """
 
@@ -13,6 +14,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from chainrelay.errors import AuthenticationError, Code, ProtocolError, Refusal
 from chainrelay.limits import END_TO_END_HALF_OPEN, END_TO_END_PER_LINK, END_TO_END_PER_SECOND, HANDSHAKE_TIMEOUT
@@ -23,7 +25,8 @@ from chainrelay.session.tables import Kind, PeerTable
 from chainrelay.wire.connection import Connection
 from chainrelay.wire.handshake import Responder
 from chainrelay.wire.keys import Context, Purpose
-from chainrelay.wire.messages import Answer, Assigned, Closed, Error, Extend, Extended
+from chainrelay.wire.messages import Answer, Assigned, Closed, Error, Extend, Extended, Rekey, Way
+from chainrelay.wire.sealed import SealKeys
 from chainrelay.wire.states import State
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,16 @@ class End:
     """Request numbers of what waits for the engine: the client's, and the EXTEND's around it."""
 
 
+class OnRequest(Protocol):
+    """Where a client's request goes."""
+
+    def __call__(self, link: Link, number: int, message: Heard, seal: SealKeys | None) -> None:
+        """`seal`: the connection's data keys, with REKEY."""
+
+
 class Ends:
-    """All of one agent's. `holds(session, principal)` is the engine's word on whether a session stands."""
+    """All of one agent's. The engine's word on sessions: `holds(session, principal)` whether one stands, `sealed_way(session,
+    principal)` in which way a sealed one was opened."""
 
     def __init__(
         self,
@@ -57,10 +68,11 @@ class Ends:
         peers: Callable[[], PeerTable],
         listener: Listener,
         holds: Callable[[bytes, str], bool],
-        on_request: Callable[[Link, int, Heard], None],
+        sealed_way: Callable[[bytes, str], Way | None],
+        on_request: OnRequest,
     ) -> None:
         self._me, self._peers, self._listener = me, peers, listener
-        self._holds, self._on_request = holds, on_request
+        self._holds, self._sealed_way, self._on_request = holds, sealed_way, on_request
         self._ends: dict[Key, End] = {}
         self._by_link: dict[int, End] = {}
         self._latest: dict[tuple[int, bytes, str], End] = {}
@@ -119,8 +131,9 @@ class Ends:
 
     def _receive(self, carrier: Link, number: int, extend: Extend) -> None:
         key = carrier.number, extend.session, extend.connection
-        end = self._ends.get(key) or self._begin(key, carrier, extend)
-        if self._through(carrier, extend) != end.through:
+        through = self._through(carrier, extend)
+        end = self._ends.get(key) or self._begin(key, carrier, extend, through)
+        if through != end.through:
             raise Refusal(Code.UNEXPECTED, "hop, previous relay and partner stay the same within one end-to-end connection")
         if end.asked is not None:
             raise Refusal(Code.UNEXPECTED, "the request before this one is not answered yet")
@@ -142,9 +155,11 @@ class Ends:
         assert end.link is not None
         inner, message = messages[0]
         end.asked = inner, number
-        self._on_request(end.link, inner, message)
+        request = message.message
+        seal = end.wire.seal_keys(request.key_id) if isinstance(request, Rekey) else None
+        self._on_request(end.link, inner, message, seal)
 
-    def _begin(self, key: Key, carrier: Link, extend: Extend) -> End:
+    def _begin(self, key: Key, carrier: Link, extend: Extend, through: Through) -> End:
         if extend.relay != self._me:
             raise Refusal(Code.NO_ROUTE, f"this relay is {self._me}, not {extend.relay}")
         if self._half_open[carrier.number] >= END_TO_END_PER_LINK or self._half_open.total() >= END_TO_END_HALF_OPEN:
@@ -152,12 +167,12 @@ class Ends:
         now = asyncio.get_running_loop().time()
         if not self._hellos.allow(f"{carrier.number} {extend.session.hex()}", now):
             raise Refusal(Code.RATE_LIMIT, "too many end-to-end handshakes for one session; try again in a second")
-        through = self._through(carrier, extend)
+        place = Context.recursive if through.way is Way.RECURSIVE else Context.iterative
         responder = Responder(
             self._me,
             find_key=self._peers().find_key,
             expected_purpose=self._purpose_of,
-            context=Context.iterative(through.hop, extend.session, through.previous),
+            context=place(through.hop, extend.session, through.previous),
             nonce=os.urandom(32),
             ephemeral=self._listener.keys.take,
         )
@@ -168,14 +183,23 @@ class Ends:
         return end
 
     def _through(self, carrier: Link, extend: Extend) -> Through:
-        """What the relay before us says. Raises Refusal unless it is who it says, or nobody here knows better."""
+        """What the relay before us says, or the client itself. Raises Refusal unless it is who it says, or nobody here knows better."""
+        way = self._sealed_way(extend.session, carrier.principal) if carrier.principal else None
+        if carrier.principal and not self._peers().is_relay(carrier.principal):
+            if way is None:
+                raise Refusal(Code.UNKNOWN_SESSION, "no sealed session of yours here: EXTEND to relay 1 itself is for its key alone")
+            if (extend.hop, extend.previous) != (1, ""):
+                raise Refusal(Code.UNEXPECTED, f"on the client's own connection {self._me} is hop 1, after nobody")
+            return Through("", True, 1, extend.partner, way)
+        if extend.hop == 1 or not extend.previous:
+            raise Refusal(Code.UNEXPECTED, "what a relay passes on is for hop 2 or a later one, and names the relay before it")
         if carrier.principal not in ("", extend.previous):
             raise Refusal(Code.UNEXPECTED, f"{carrier.principal} passed on what names {extend.previous} as the relay before this one")
         if not carrier.principal and self._peers().current_key(extend.previous) is not None:
             self._proved.discard(carrier.number)  # cut it: with a key of its own by now it comes back with that
             text = f"{extend.previous} has a key here, so it must use it; the connection was opened without one"
             raise Refusal(Code.NEXT_HOP_AUTHENTICATION, text)
-        return Through(extend.previous, bool(carrier.principal), extend.hop, extend.partner)
+        return Through(extend.previous, bool(carrier.principal), extend.hop, extend.partner, way or Way.ITERATIVE)
 
     def _purpose_of(self, peer: str) -> Purpose | None:
         row = self._peers().get(peer)
@@ -241,5 +265,6 @@ class Ends:
         self._plan()
 
     def _forget_idle(self, end: End) -> None:
-        if end.link is None or not self._holds(end.key[1], end.link.principal):
+        owner = end.carrier if end.through.way is Way.RECURSIVE else end.link
+        if end.link is None or owner is None or not self._holds(end.key[1], owner.principal):
             self._drop(end)

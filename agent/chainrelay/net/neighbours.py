@@ -226,7 +226,8 @@ class Neighbour:
             return Refusal(Code.NEXT_HOP_AUTHENTICATION, text)
         if isinstance(fault, TimeoutError):
             return Refusal(Code.NEXT_HOP_TIMEOUT, f"{who} does not answer; is a firewall in the way?")
-        return self._unreachable(fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault), fault)
+        number = fault.errno if isinstance(fault, OSError) else None  # asyncio's own text of it says no reason
+        return self._unreachable(os.strerror(number) if number else str(fault), fault)
 
     def _unreachable(self, why: str, cause: Exception | None) -> Refusal:
         refusal = Refusal(Code.NEXT_HOP_UNREACHABLE, f"{self.hop.peer} at {self.hop.at}: {why}; is its agent running?")

@@ -15,19 +15,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from chainrelay.privileged.xdp_btf import KEY_TYPE, VALUE_TYPE, locked_value
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chainrelay.datapath.xdp_layout import MapLayout
 
 SYS_BPF: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
-MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE = 0, 1, 2, 3
+MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, PROG_LOAD = 0, 1, 2, 3, 5
 OBJ_PIN, OBJ_GET = 6, 7
-PROG_TEST_RUN, PROG_GET_FD_BY_ID, OBJ_GET_INFO = 10, 13, 15
+PROG_TEST_RUN, PROG_GET_FD_BY_ID, OBJ_GET_INFO, BTF_LOAD = 10, 13, 15, 18
 MAP_LOOKUP_AND_DELETE, MAP_LOOKUP_BATCH = 21, 24
 ANY, NOEXIST, EXIST = 0, 1, 2
 F_NO_PREALLOC: Final = 1
 BATCH: Final = 4096  # entries per system call while a map is listed
+TYPE_XDP: Final = 6
+LICENSE: Final = b"Dual BSD/GPL"
+VERIFIER_LOG: Final = 16 * 1024 * 1024  # octets; the end matters, and the kernel keeps that of a longer one from 6.4 on
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,6 +84,11 @@ class Object:
         self.close()
 
 
+def _types(octets: bytes, name: str) -> Object:
+    content = ctypes.create_string_buffer(octets, len(octets))
+    return Object(_bpf(BTF_LOAD, struct.pack("=QQIIII", _address(content), 0, len(octets), 0, 0, 0), f"types of {name}")[0], name)
+
+
 def _get(path: Path) -> int:
     text = ctypes.create_string_buffer(os.fsencode(path))
     return _bpf(OBJ_GET, struct.pack("=QII", _address(text), 0, 0), str(path))[0]
@@ -98,7 +108,11 @@ class Map(Object):
         attributes = struct.pack(
             "=7I16s", layout.kind, layout.key_size, layout.value_size, entries, flags, 0, 0, layout.name.encode()
         )
-        return Map(_bpf(MAP_CREATE, attributes, layout.name)[0], layout.name)
+        if not layout.locked:
+            return Map(_bpf(MAP_CREATE, attributes, layout.name)[0], layout.name)
+        with _types(locked_value(layout.key_size, layout.value_size), layout.name) as types:
+            attributes += struct.pack("=IIII", 0, types.descriptor, KEY_TYPE, VALUE_TYPE)
+            return Map(_bpf(MAP_CREATE, attributes, layout.name)[0], layout.name)
 
     @staticmethod
     def open(path: Path) -> Map:
@@ -182,8 +196,39 @@ class Map(Object):
         return struct.unpack_from("=I", buffer.raw, 32)[0], number == errno.ENOENT
 
 
+class Refused(OSError):
+    """The kernel's verifier does not want the program. `words`: what it said."""
+
+    words = ""
+
+
 class Program(Object):
     """A loaded program."""
+
+    @staticmethod
+    def load(instructions: bytes, name: str) -> Program:
+        """Give an XDP program to the kernel. Needs CAP_BPF, and CAP_PERFMON for variable packet offsets. Raises Refused."""
+        code = ctypes.create_string_buffer(instructions, len(instructions))
+        license_ = ctypes.create_string_buffer(LICENSE)
+
+        def attempt(log: ctypes.Array[ctypes.c_char] | None) -> int:
+            attributes = struct.pack(
+                "=IIQQIIQII16s",
+                TYPE_XDP, len(instructions) // 8, _address(code), _address(license_),
+                1 if log else 0, len(log) if log else 0, _address(log), 0, 0, name.encode()[:15],
+            )  # fmt: skip
+            return _bpf(PROG_LOAD, attributes, name)[0]
+
+        try:
+            return Program(attempt(None), name)
+        except OSError as first:
+            log = ctypes.create_string_buffer(VERIFIER_LOG)  # asked for only now: writing it takes longer than verifying
+            try:
+                return Program(attempt(log), name)
+            except OSError:
+                refused = Refused(*first.args, name)
+                refused.words = log.value.decode("ascii", "replace")
+                raise refused from first
 
     @staticmethod
     def open(path: Path) -> Program:

@@ -1,86 +1,134 @@
 """ebpf/*.c to loaded programs, through bcc. Only ever imported by the short-lived xdp_load process: bcc keeps LLVM mapped.
 
-Kernel headers are not needed: ebpf/shim stands in for them, the UAPI headers come from linux-libc-dev. Whatever clang and
-the verifier have to say goes to a log file that the error names.
+bcc compiles; the maps and the loading are ours. It makes small maps of its own, which are thrown away: in its instructions each
+of their descriptors is replaced by that of the pinned map of the same name. bcc's own way to pinned maps goes by their ids, which
+takes CAP_SYS_ADMIN; so CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are enough. Kernel headers are not needed: ebpf/shim stands in
+for them, the UAPI headers come from linux-libc-dev. What clang and the verifier have to say goes to a log that the error names.
 """
 
 from __future__ import annotations
 
 import os
+import struct
+import sys
 import sysconfig
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from chainrelay.datapath.xdp_layout import MAPS, Slot
 from chainrelay.errors import DatapathError
-from chainrelay.privileged.xdp_bpf import Program, possible_cpus
+from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, possible_cpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 FUNCTIONS: Final = {
     "relay.c": {"native": "chainrelay_native", "generic": "chainrelay_generic"},
-    "control.c": {"renew4": "chainrelay_renew4", "renew6": "chainrelay_renew6"},
+    "control.c": {"renew4": "chainrelay_renew4", "renew6": "chainrelay_renew6", "end_keys": "chainrelay_end_keys"},
 }
+SEALING: Final = {
+    file: {slot.name.lower(): f"chainrelay_{slot.name.lower()}" for slot in slots}
+    for file, slots in {
+        "seal.c": (Slot.OPEN4, Slot.OPEN6, Slot.SEAL4, Slot.SEAL6),
+        "seal_icmp.c": (Slot.ERROR4, Slot.ERROR6, Slot.ANSWER4, Slot.ANSWER6),
+    }.items()
+}
+"""The programs that relay.c calls for sealed sessions, named as their places in the map `programs`."""
+LOAD_IMMEDIATE, MAP_DESCRIPTOR = 0x18, 1  # BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD (linux/bpf.h)
 
 
-def load_programs(source: Path, folder: Path, suffix: str, log: Path) -> None:
-    """Compile, load and pin every program as `folder/<name><suffix>`. Raises DatapathError; nothing stays pinned then."""
+def load_programs(files: Mapping[str, Mapping[str, str]], source: Path, folder: Path, suffix: str, log: Path) -> None:
+    """Compile, load and pin the programs of FUNCTIONS or SEALING as `folder/<name><suffix>`. Raises DatapathError; of these nothing stays
+    pinned then."""
     os.environ["BCC_KERNEL_SOURCE"] = str(source / "shim")
     pinned: list[Path] = []
-    try:
-        for file, functions in FUNCTIONS.items():
-            for name, descriptor in _compile(source, file, functions, folder, log):
-                target = folder / f"{name}{suffix}"
-                target.unlink(missing_ok=True)
-                Program(descriptor, name).pin(target)
-                pinned.append(target)
-    except BaseException:
-        for path in pinned:
-            path.unlink()
-        raise
+    maps = {layout.name: Map.open(folder / layout.name) for layout in MAPS}
+    with opened(*maps.values()):
+        try:
+            for file, functions in files.items():
+                for name, code in compile_file(source, file, functions, maps, log).items():
+                    target = folder / f"{name}{suffix}"
+                    target.unlink(missing_ok=True)
+                    with _load(file, name, code, log) as program:
+                        program.pin(target)
+                    pinned.append(target)
+        except BaseException:
+            for path in pinned:
+                path.unlink()
+            raise
 
 
-def _compile(source: Path, file: str, functions: dict[str, str], folder: Path, log: Path) -> list[tuple[str, int]]:
+def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Mapping[str, Map], log: Path) -> dict[str, bytes]:
+    """Instructions by name, with the given maps in them. Raises DatapathError."""
+    if sys.byteorder != "little":
+        raise DatapathError("the fast path's programs are written for little-endian machines")
     try:
         from bcc import BPF
+        from bcc.libbcc import lib
     except ImportError as error:
         raise DatapathError(f"bcc can't be imported ({error}); install python3-bpfcc, or set xdp = \"off\"") from error
     if not (source / file).is_file():
         raise DatapathError(f"{source / file} is missing; the fast path's source belongs to the installation")
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}"]
+    flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}", f"-DCPUS={possible_cpus()}"]
     with _stderr_to(log):
         try:
-            module = BPF(src_file=str(source / file), cflags=[*flags, f'-DPINS="{folder}"', f"-DCPUS={possible_cpus()}"])
+            module: Any = BPF(src_file=str(source / file), cflags=flags)
+            code = {name: module.dump_func(function) for name, function in functions.items()}
         except Exception as error:  # bcc raises bare Exception
-            hint = "" if _is_admin() else "bcc opens pinned maps by their ids, which takes CAP_SYS_ADMIN, and that is missing here; "
-            raise DatapathError(f"{file} does not compile: {error}; {hint}clang's words are in {log}") from error
-        try:
-            return [(name, module.load_func(function, BPF.XDP).fd) for name, function in functions.items()]
-        except Exception as error:
-            raise DatapathError(f"the kernel's verifier refuses {file}: {error}; its log is in {log}") from error
-    raise AssertionError("unreachable")
+            raise DatapathError(f"{file} does not compile: {error}; clang's words are in {log}") from error
+    theirs = {lib.bpf_table_fd(module.module, name.encode()): each.descriptor for name, each in maps.items()}
+    theirs.pop(-1, None)  # what the file does not use
+    try:
+        return {name: with_maps(each, theirs) for name, each in code.items()}
+    finally:
+        module.cleanup()
 
 
-def _is_admin() -> bool:
-    """Whether CAP_SYS_ADMIN (number 21) is effective."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    return bool(int(status.partition("CapEff:")[2].split()[0], 16) >> 21 & 1)
+def with_maps(code: bytes, descriptors: Mapping[int, int]) -> bytes:
+    """The instructions with one map's descriptor in another's place. Raises DatapathError for one that is not ours to give."""
+    made = bytearray(code)
+    at = 0
+    while at < len(made):
+        operation, registers, _, immediate = struct.unpack_from("=BBhi", made, at)
+        if operation == LOAD_IMMEDIATE and registers >> 4 == MAP_DESCRIPTOR:
+            if immediate not in descriptors:
+                raise DatapathError("a program uses a map that datapath/xdp_layout.py does not know")
+            struct.pack_into("=i", made, at + 4, descriptors[immediate])
+        at += 16 if operation == LOAD_IMMEDIATE else 8
+    return bytes(made)
+
+
+def _load(file: str, name: str, code: bytes, log: Path) -> Program:
+    try:
+        return Program.load(code, name)
+    except Refused as refused:
+        with _log(log) as descriptor:
+            os.write(descriptor, f"{file}, {name}:\n{refused.words}\n".encode())
+        raise DatapathError(f"the kernel's verifier refuses {file}: {name}: {refused.strerror}; its log is in {log}") from refused
 
 
 @contextmanager
-def _stderr_to(log: Path) -> Iterator[None]:
-    """clang and libbpf write to descriptor 2, whatever Python's sys.stderr is."""
+def _log(log: Path) -> Iterator[int]:
     try:
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise DatapathError(f"{log}: {error.strerror}; the compiler's log needs a place") from error
-    kept = os.dup(2)
-    os.dup2(target, 2)
     try:
-        yield
+        yield target
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
         os.close(target)
+
+
+@contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """clang writes to descriptor 2, whatever Python's sys.stderr is."""
+    with _log(log) as target:
+        kept = os.dup(2)
+        os.dup2(target, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

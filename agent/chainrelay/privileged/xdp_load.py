@@ -38,6 +38,8 @@ class Report:
     layout: int = LAYOUT_VERSION
     new_maps: list[str] = field(default_factory=list)
     interfaces: dict[str, dict[str, str]] = field(default_factory=dict)
+    no_sealing: str = ""
+    """Why sealed sessions can't be carried here; empty where they can."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,9 +65,14 @@ def load(options: argparse.Namespace) -> Report:
     folder = xdp_pins.folder_of(pins)
     xdp_pins.ensure_bpffs(pins)
     report = Report(str(folder), new_maps=xdp_pins.ensure_maps(folder, options.flows, options.hops))
-    from chainrelay.privileged.xdp_compile import load_programs  # maps LLVM: not before everything else is right
+    from chainrelay.privileged.xdp_compile import FUNCTIONS, SEALING, load_programs  # maps LLVM: not before everything else is right
 
-    load_programs(options.source, folder, xdp_pins.NEW, options.log)
+    load_programs(FUNCTIONS, options.source, folder, xdp_pins.NEW, options.log)
+    try:
+        load_programs(SEALING, options.source, folder, xdp_pins.NEW, options.log)
+    except DatapathError as error:  # plain sessions need none of it, and sealed ones are refused
+        report.no_sealing = str(error)
+    xdp_pins.fill_slots(folder)
     for name, index in indices.items():
         report.interfaces[name] = _attach(pins, folder, name, index, options.mode)
     for number, _ in socket.if_nameindex():

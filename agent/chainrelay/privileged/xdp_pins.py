@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout, Slot
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program
 
 DEFAULT_PINS: Final = Path("/run/chainrelay/bpf")  # /sys/fs/bpf is root's, and hidden by `ip netns exec`
-PROGRAMS: Final = ("native", "generic", "renew4", "renew6")
+SEALING: Final = tuple(slot.name.lower() for slot in Slot)
+PROGRAMS: Final = ("native", "generic", "renew4", "renew6", "end_keys", *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
 
 
@@ -55,13 +57,14 @@ def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
     """Create and pin the maps that are missing; returns the names of those made new.
 
     A map of another size than asked for is replaced by an empty one: until the new program is attached the old one keeps the
-    old map, afterwards sessions go on through the rules and return here at their next renewal.
+    old map, afterwards sessions go on through the rules and return here at their next renewal; sealed ones stand still until the
+    client has sent a new key. `seals` has room for both keys of every session: a session's flows are two a family.
     """
     made = []
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for layout in MAPS:
-            entries = layout.entries or (hops if layout.name == "hops" else flows)
+            entries = layout.entries or {"hops": hops, "seals": 2 * flows}.get(layout.name, flows)
             if not _fits(folder / layout.name, layout, entries):
                 (folder / layout.name).unlink(missing_ok=True)
                 with Map.create(layout, entries) as created:
@@ -78,6 +81,18 @@ def _fits(path: Path, layout: MapLayout, entries: int) -> bool:
     with Map.open(path) as found:
         is_now = (found.kind, found.key_size, found.value_size, found.entries)
     return is_now == (layout.kind, layout.key_size, layout.value_size, entries)
+
+
+def fill_slots(folder: Path) -> None:
+    """Sealed flows go to the sealing programs pinned as `_new`; without them their places are emptied, and sealed datagrams dropped."""
+    with Map.open(folder / "programs") as slots:
+        for slot in Slot:
+            path, key = folder / f"{slot.name.lower()}{NEW}", slot.to_bytes(4, sys.byteorder)
+            if path.exists():
+                with Program.open(path) as program:
+                    slots.update(key, program.descriptor.to_bytes(4, sys.byteorder))
+            else:
+                slots.delete(key)
 
 
 def our_programs(pins: Path) -> dict[int, Path]:

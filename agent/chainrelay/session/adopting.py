@@ -56,7 +56,7 @@ def revive(book: Book, record: Record) -> Session:
     session = Session(next(book.serials), record.link, request, via, row, record.created, record.lease)
     session.client_side, session.server_side, session.server_address = record.client_side, record.server_side, record.server_address
     session.exit, session.path, session.bound = record.exit, record.path, record.bound
-    session.mtu, session.counters = record.mtu, record.counters
+    session.mtu, session.counters, session.sealer = record.mtu, record.counters, record.sealer
     session.expires, session.active = record.expires, book.now
     session.remembered, session.asked = True, session.delegate is not None
     book.add(session)
@@ -72,6 +72,7 @@ def revive(book: Book, record: Record) -> Session:
             record.client_side,
             record.server_side,
             record.server_partner,
+            sealed=session.sealing,
         )
         session.installed = record.phase in (Phase.OPEN, Phase.CLOSING)
     return session
@@ -80,7 +81,8 @@ def revive(book: Book, record: Record) -> Session:
 def take_up(book: Book, session: Session, record: Record, alive: dict[Arriving, LiveFlow]) -> str:
     """Set its state and order what follows. Returns what was done; its flows are taken out of `alive`."""
     flows = [flow for pair in session.mapping.flows() for flow in pair] if session.mapping is not None else []
-    here = [alive.pop(key) for key in map(arriving, flows) if key in alive]
+    ours = [key for key in map(arriving, flows) if key in alive and alive[key].sealed == session.sealing]
+    here = [alive.pop(key) for key in ours]
     session.state = State.OPEN if session.installed else State.RESERVED
     session.answered = record.phase is not Phase.ASKED
     if record.phase is Phase.CLOSING:
@@ -89,6 +91,9 @@ def take_up(book: Book, session: Session, record: Record, alive: dict[Arriving, 
         recheck(book, session, set(), counted=True)
     except Refusal as why:
         return remove(book, session, Refusal(Code.REVOKED, f"the relay's configuration no longer permits this session: {why.text}"))
+    if session.sealing and not book.seals:
+        text = "this relay can't open and seal any more: it takes the XDP fast path"
+        return remove(book, session, Refusal(Code.SEAL_NOT_AVAILABLE, text))
     hop = session.delegate
     if record.phase is Phase.ASKED and hop is not None:
         session.state = State.ASKING
@@ -137,7 +142,9 @@ def put_back(book: Book, session: Session, mapping: Mapping) -> None:
 
 
 def was_put_back(book: Book, session: Session, outcome: Outcome) -> None:
-    """If it was not, the next renewal tries again; until then nothing is forwarded."""
+    """If it was not, the next renewal tries again; until then nothing is forwarded. Without its data keys a renewal won't help: the
+    client hears so from it, and gives others."""
     if isinstance(outcome, Failed):
-        why = Refusal(Code.DATAPATH_FAILED, f"this relay's kernel did not take the rules back: {outcome.why}; renew to try again")
+        code, how = (Code.SEAL_KEY_MISSING, "give a new key") if outcome.keyless else (Code.DATAPATH_FAILED, "renew")
+        why = Refusal(code, f"this relay's kernel did not take the session back: {outcome.why}; {how} to try again")
         book.note_refusal(session.principal, session.id, session.request.user, why)

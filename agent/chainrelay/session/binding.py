@@ -47,6 +47,8 @@ def bind_here(book: Book, session: Session, waiting: Waiting, server: Target) ->
         raise Refusal(Code.WRONG_STATE, text)
     if session.request.server.port not in (0, server.port):
         raise Refusal(Code.WRONG_STATE, f"the session was opened toward port {session.request.server.port}, not {server.port}")
+    if session.lacks_key:
+        raise Refusal(Code.WRONG_STATE, "the session is sealed and has no key yet; send REKEY on an end-to-end connection first")
     book.policy.permit(session.link, session.request, address, server.port)
     claim(book, session, Endpoint(address, server.port))
     session.bound = server

@@ -42,8 +42,8 @@ Claim = tuple[int, ...]
 class Book:
     """Everything that changes. `now` and `effects` belong to the event at hand."""
 
-    def __init__(self, me: str, policy: Policy) -> None:
-        self.me, self.policy = me, policy
+    def __init__(self, me: str, policy: Policy, *, seals: bool = False) -> None:
+        self.me, self.policy, self.seals = me, policy, seals
         self.pool = PortPool(policy.pool, policy.rest, policy.avoid)
         self.quotas = Quotas(policy)
         self.sessions: dict[bytes, Session] = {}
@@ -67,11 +67,13 @@ class Book:
         self.locating[token] = then
         self.effects.append(Locate(token, host))
 
-    def ask(self, hop: NextHop, message: Request, then: Callable[[Answered | AskFailed], None]) -> None:
+    def ask(
+        self, hop: NextHop, message: Request, then: Callable[[Answered | AskFailed], None], *, place: int | None = None
+    ) -> None:
         """Ask the next relay."""
         token = next(self._tokens)
         self.asking[token] = then
-        self.effects.append(Ask(token, hop, message))
+        self.effects.append(Ask(token, hop, message, place))
 
     def apply(self, operation: Operation, then: Callable[[Outcome], None]) -> None:
         """Tell the datapath. Operations are carried out in the order in which they are given."""
@@ -129,6 +131,7 @@ class Book:
             session.bound,
             session.mtu,
             session.counters,
+            session.sealer,
         )
         self.effects.append(Remember(record, first))
 

@@ -51,8 +51,9 @@ def end(book: Book, session: Session, why: Refusal) -> None:
 
 def begin(book: Book, session: Session, what: Input, why: Refusal) -> None:
     """From any state to CLOSING: everybody who waits for something else hears why, the rules go."""
-    for waiting in (session.openers, session.binders, session.renewers):
+    for waiting in (session.openers, session.binders, session.renewers, session.rekeyers):
         book.reply_error(waiting, why)
+    session.keys = None
     book.move(session, what)
     session.deadline = None
     session.pending = 0
@@ -86,7 +87,9 @@ def due(book: Book, session: Session) -> None:
     elif session.state is State.OPEN and session.is_tcp:
         linger(book, session)
     else:
-        text = "the client did not complete its loop through the relays" if session.unconfirmed else "the lease ended without a renewal"
+        text = "the lease ended without a renewal"
+        if session.unconfirmed:
+            text = "the client gave no data key" if session.lacks_key else "the client did not complete its loop through the relays"
         end(book, session, Refusal(Code.LEASE_ENDED, text))
 
 

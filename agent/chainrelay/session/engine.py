@@ -2,6 +2,7 @@
 
     OPEN   → opening.py      BIND   → binding.py     RENEW → renewing.py
     CLOSE  → closing.py      STATUS → reporting.py   EXTEND → extending.py
+    REKEY  → sealing.py
     a new configuration → reloading.py               a restart → adopting.py
 
 Every step of a session is a row of transitions.py; what is allowed is asked of policy.py, quotas.py and ports.py; the state is in
@@ -16,21 +17,21 @@ from typing import assert_never
 
 from chainrelay.datapath.mapping import LiveFlow
 from chainrelay.errors import Code, Refusal
-from chainrelay.session import adopting, binding, closing, extending, opening, reloading, renewing, reporting
+from chainrelay.session import adopting, binding, closing, extending, opening, reloading, renewing, reporting, sealing
 from chainrelay.session.book import Book
 from chainrelay.session.events import Answered, Applied, AskFailed, Effect, Event, Located, Requested, RulesLost, Tick
 from chainrelay.session.policy import Policy
 from chainrelay.session.record import Record
 from chainrelay.session.session import PortTableRow, Session
 from chainrelay.session.transitions import State
-from chainrelay.wire.messages import Bind, Close, Error, Extend, Open, Rekey, Renew, Status
+from chainrelay.wire.messages import Bind, Close, Error, Extend, Open, Rekey, Renew, Status, Way
 
 
 class Engine:
-    """A relay's sessions. `me` is its id."""
+    """A relay's sessions. `me` is its id; `seals`: whether its datapath can open and seal."""
 
-    def __init__(self, me: str, policy: Policy) -> None:
-        self._book = Book(me, policy)
+    def __init__(self, me: str, policy: Policy, *, seals: bool = False) -> None:
+        self._book = Book(me, policy, seals=seals)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """What follows from an event. An answer to an order that is not known is dropped."""
@@ -92,9 +93,23 @@ class Engine:
         found = self._book.sessions.get(session)
         return found is not None and found.principal == principal
 
+    def can_seal(self, seals: bool) -> None:
+        """The datapath was set up anew. Sessions that stand find out by themselves."""
+        self._book.seals = seals
+
+    def sealed_way(self, session: bytes, principal: str) -> Way | None:
+        """How a sealed session of that principal was opened; None if there is none."""
+        found = self._book.sessions.get(session)
+        return found.request.way if found is not None and found.principal == principal and found.request.sealed else None
+
     def sessions(self, now: float | None = None) -> list[PortTableRow]:
         """The port table (M22), as of `now` (default: the last event)."""
         return reporting.port_table(self._book, self._book.now if now is None else now)
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new sessions."""
+        return self._book.draining
 
     @property
     def ports_in_use(self) -> int:
@@ -118,6 +133,9 @@ class Engine:
 
     def _dispatch(self, event: Requested) -> None:
         book, request, waiting = self._book, event.message.message, (event.link.number, event.request)
+        through = event.link.through
+        if through is not None and through.for_key and not isinstance(request, Rekey):
+            raise Refusal(Code.UNEXPECTED, "this end-to-end connection is for the data key alone; ask for the session as it was opened")
         match request:
             case Open():
                 opening.open_session(book, event.link, event.request, request)
@@ -132,7 +150,7 @@ class Engine:
             case Extend():
                 extending.extend(book, self._own(event), waiting, request)
             case Rekey():
-                raise Refusal(Code.UNEXPECTED, "REKEY belongs to a sealed session")
+                sealing.rekey(book, event.link, waiting, request, event.seal)
             case _:
                 assert_never(request)
 

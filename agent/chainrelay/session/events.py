@@ -5,14 +5,15 @@ Events are facts that have happened, effects are orders to the shell in net/. A 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chainrelay.datapath.mapping import Operation, Outcome
 from chainrelay.errors import Refusal
 from chainrelay.wire.authenticated import Authenticated, Claimed
 from chainrelay.wire.endpoint import Address, Endpoint
-from chainrelay.wire.messages import Answer, Request
+from chainrelay.wire.messages import Answer, Request, Way
+from chainrelay.wire.sealed import SealKeys
 
 if TYPE_CHECKING:
     from chainrelay.session.record import Record
@@ -23,12 +24,19 @@ class Through:
     """The outer part of an end-to-end connection (docs/design.md §13): what the relay before us says, and who that is."""
 
     previous: str
+    """Empty at hop 1: the client's own connection carries it."""
     keyed: bool
     """Whether it authenticated on its connection. Otherwise `previous` is a claim."""
     hop: int
-    """Our place in the row, from 2."""
+    """Our place in the row."""
     partner: Endpoint
-    """P3."""
+    """P3, or P1 at hop 1."""
+    way: Way = Way.ITERATIVE
+
+    @property
+    def for_key(self) -> bool:
+        """Whether it was made for a sealed session's key alone: the session is asked for in another way (docs/design.md §15)."""
+        return self.way is Way.RECURSIVE or self.hop == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,8 @@ class Requested:
     link: Link
     request: int
     message: Authenticated[Request]
+    seal: SealKeys | None = field(default=None, repr=False)
+    """With REKEY: the data keys of the end-to-end connection on which it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,8 @@ class Ask:
     token: int
     hop: NextHop
     message: Request
+    place: int | None = None
+    """Ours in the row, where the message does not tell: it decides how long the answer may take."""
 
 
 @dataclass(frozen=True, slots=True)

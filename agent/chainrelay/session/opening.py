@@ -33,6 +33,9 @@ def open_session(book: Book, link: Link, number: int, request: Open) -> None:
     if book.draining:
         raise Refusal(Code.DRAINING, "this relay takes no new sessions at present; try later or another relay")
     via, row = book.policy.admit(book.me, link, request)
+    if request.sealed and not isinstance(via, NextHop) and not book.seals:
+        text = f"{book.me} is the last relay for this destination and can't open and seal: it takes the XDP fast path"
+        raise Refusal(Code.SEAL_NOT_AVAILABLE, text)
     book.quotas.admit(link.principal, book.now)
     session = Session(next(book.serials), link, request, via, row, book.now, book.policy.leases.grant(request.lease, 0.0))
     book.add(session)
@@ -239,6 +242,7 @@ def install(book: Book, session: Session) -> None:
         session.client_side,
         session.server_side,
         session.server_partner,
+        sealed=session.sealing,
     )
     session.installed = True
     if session.iterative:  # what was granted runs from here; until now it was the time to confirm
@@ -248,11 +252,12 @@ def install(book: Book, session: Session) -> None:
         session.expires = book.now + session.lease
     book.remember(session, Phase.OPEN, first=True)
     lease = session.expires - book.now
-    book.apply(Install(session.mapping, max(lease, 0) + LEASE_GRACE), partial(installed, book, session))
+    book.apply(Install(session.mapping, max(lease, 0) + LEASE_GRACE, session.keys), partial(installed, book, session))
 
 
 def installed(book: Book, session: Session, outcome: Outcome) -> None:
     """The kernel has the rules, or not."""
+    session.keys = None
     if session.state is not State.INSTALLING:
         return  # closed meanwhile: its removal was ordered after the installation
     if isinstance(outcome, Failed):

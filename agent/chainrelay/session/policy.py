@@ -27,7 +27,7 @@ from chainrelay.session.tables import (
 )
 from chainrelay.session.targets import refuse_forbidden
 from chainrelay.wire.endpoint import Address, Endpoint, Target
-from chainrelay.wire.messages import Open, Opened, Way
+from chainrelay.wire.messages import Open, Opened, Protocol, Way
 
 DEFAULT_POOL = PortRange(limits.POOL_FIRST, limits.POOL_LAST)
 LOWEST_ENTRY_PORT = 1024  # docs/design.md §7: a relay's entry is never a well-known service of its host
@@ -105,8 +105,6 @@ class Policy:
         """Where the request leads, and by which row. Raises Refusal; the cheapest checks come first."""
         check_form(request)
         check_way(link, request, from_relay=self.peers.is_relay(link.principal))
-        if request.sealed:
-            raise Refusal(Code.SEAL_NOT_AVAILABLE, "this relay can't seal; open the session without a seal")
         if me in request.path:
             text = f"the request has passed here before ({' > '.join((*request.path, me))}); mend the relays' routes"
             raise Refusal(Code.LOOP, text)
@@ -127,6 +125,13 @@ class Policy:
         if row.kind is Kind.CLIENT and request.origin != request.partner and link.through is None:
             text = f"a client's origin {request.origin} must be its own endpoint {request.partner}"
             raise Refusal(Code.NOT_PARTNERS_ADDRESS, text)
+
+    def check_sealer(self, client: str, user: str) -> None:
+        """Raises Refusal when a client may not give the data key of that user's session (M16)."""
+        row = self.peers.get(client)
+        if row is None or row.kind is not Kind.CLIENT or not row.speaks_for(user):
+            text = f"{client} may not speak for user {user}; add the user to its row in this relay's peers.toml"
+            raise Refusal(Code.USER_NOT_ALLOWED, text)
 
     def _check_partner(self, link: Link, request: Open) -> None:
         address = request.partner.address
@@ -222,6 +227,8 @@ class Policy:
 def check_way(link: Link, request: Open, *, from_relay: bool) -> None:
     """Raises Refusal unless the request came by the way that it names, and inside and outside of EXTEND say the same (M13)."""
     through = link.through
+    if request.sealed and request.way is Way.RECURSIVE and request.server.port:
+        raise Refusal(Code.UNEXPECTED, "a sealed session is reserved first: open it with server port 0, and BIND when it has its key")
     if through is None:
         if request.way is Way.ITERATIVE and (request.path or from_relay):
             text = "in the iterative way the first relay is asked by the client, every other one by the client inside EXTEND"
@@ -241,6 +248,8 @@ def check_form(request: Open) -> None:
     """Raises Refusal for what no relay could carry out: a number of components or ports beyond the last one."""
     if request.components not in (1, 2):
         raise Refusal(Code.MALFORMED, f"{request.components} components; 1 and 2 exist")
+    if request.sealed and request.protocol is not Protocol.UDP:
+        raise Refusal(Code.MALFORMED, "sealed sessions are of UDP; TCP carries its own encryption (TLS, SSH)")
     last = 65536 - request.components
     if not 1 <= request.partner.port <= last or not 1 <= request.origin.port <= 65535 or not 0 <= request.server.port <= last:
         raise Refusal(Code.MALFORMED, "a port is out of range for the number of components")

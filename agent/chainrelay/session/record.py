@@ -56,6 +56,8 @@ class Record:
     bound: Target | None
     mtu: int
     counters: Counters
+    sealer: str = ""
+    """Whose data key the kernel has. Never the key."""
 
 
 def pack(record: Record) -> bytes:
@@ -82,6 +84,7 @@ def pack(record: Record) -> bytes:
             str(one.bound) if one.bound is not None else None,
             one.mtu,
             [counted.to_server_packets, counted.to_server_bytes, counted.to_client_packets, counted.to_client_bytes],
+            one.sealer,
         ]
     )
 
@@ -91,7 +94,7 @@ def unpack(octets: bytes) -> Record:
     try:
         (
             phase, request, principal, remote, local, through, hop, created, expires, lease,
-            client_side, server_side, server_partner, server_address, exit_, path, bound, mtu, counted,
+            client_side, server_side, server_partner, server_address, exit_, path, bound, mtu, counted, sealer,
         ) = cbor.decode(octets)  # fmt: skip
         _, opened = codec.decode(request)
         if not isinstance(opened, Open):
@@ -113,6 +116,7 @@ def unpack(octets: bytes) -> Record:
             Target.parse(bound) if bound is not None else None,
             _a(int, mtu),
             Counters(*(_a(int, count) for count in counted)),
+            _a(str, sealer),
         )
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ProtocolError(f"no record: {error}") from error

@@ -45,6 +45,10 @@ def recheck(book: Book, session: Session, revoked: set[str], *, counted: bool) -
     if session.principal in revoked:
         raise Refusal(Code.REVOKED, f"the keys of {session.principal} were revoked")
     book.policy.check_principal(session.link, session.request)
+    if session.sealer:
+        if session.sealer in revoked:
+            raise Refusal(Code.REVOKED, f"the keys of {session.sealer}, who sealed the session, were revoked")
+        book.policy.check_sealer(session.sealer, session.request.user)
     session.row = book.policy.permit(session.link, session.request, known_host(session), session.target.port)
     if counted:
         book.quotas.count_row(session.row, session.request.user)

@@ -27,6 +27,8 @@ def renew(book: Book, session: Session, waiting: Waiting, wanted: int) -> None:
     """A partner's RENEW. Raises Refusal."""
     if session.state is State.LINGERING:
         raise Refusal(Code.LEASE_ENDED, "the lease ended before this renewal; open a new session, and renew at a third of the lease")
+    if session.state is State.RESERVED and session.lacks_key:
+        raise Refusal(Code.SEAL_KEY_MISSING, "the session is sealed and this relay has no key; send REKEY on an end-to-end connection")
     if session.unconfirmed:
         raise Refusal(Code.WRONG_STATE, "the session waits for the client to confirm it; complete the loop, or close it")
     if not book.may(session, Input.RENEW):
@@ -81,14 +83,22 @@ def applied(book: Book, session: Session, lease: int, outcome: Outcome) -> None:
         return
     idle = book.policy.leases.idle
     if isinstance(outcome, Failed):
-        code = Code.DATAPATH_FULL if outcome.full else Code.DATAPATH_FAILED
-        why = Refusal(code, f"this relay's kernel did not prolong the rules: {outcome.why}; renew again before the lease ends")
+        why = not_prolonged(outcome)
         book.note_refusal(session.principal, session.id, session.request.user, why)
         book.reply_error(session.renewers, why)
     elif idle and book.now - session.active >= idle:
         closing.end(book, session, Refusal(Code.IDLE, f"no datagram for {idle} s, the limit of this relay; open a new session"))
     else:
         prolonged(book, session, lease)
+
+
+def not_prolonged(outcome: Failed) -> Refusal:
+    """Why a session goes on to its end as it is."""
+    if outcome.keyless:
+        text = f"this relay has lost the session's data keys ({outcome.why}); send REKEY on a new end-to-end connection, then renew"
+        return Refusal(Code.SEAL_KEY_MISSING, text)
+    code = Code.DATAPATH_FULL if outcome.full else Code.DATAPATH_FAILED
+    return Refusal(code, f"this relay's kernel did not prolong the rules: {outcome.why}; renew again before the lease ends")
 
 
 def prolonged(book: Book, session: Session, lease: int) -> None:

@@ -10,10 +10,19 @@ from chainrelay.session.tables import Allow, Direct
 from chainrelay.session.transitions import State
 from chainrelay.wire.endpoint import Address, Endpoint, Target
 from chainrelay.wire.messages import HopCounters, Open, Protocol, Way
+from chainrelay.wire.sealed import SealKeys
 
 NOTHING = Counters()
 Waiting = tuple[int, int]
 """(link, request): whom an answer goes to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which data key: by the end-to-end connection that gave it, and its id. Links are numbered in their order."""
+
+    link: int
+    id: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +56,17 @@ class Session:
     mtu: int = 0
     mapping: Mapping | None = None
 
+    keys: SealKeys | None = field(default=None, repr=False)
+    """At the last relay, sealed: what REKEY brought, until the kernel has it."""
+    key: Key | None = None
+    """The one in force."""
+    next_key: Key | None = None
+    """The one on its way to the kernel."""
+    used_id: bytes = b""
+    """Of the key before: datagrams under it may still be under way."""
+    sealer: str = ""
+    """The client that gave the key: nobody else may give the next one."""
+
     answered: bool = False
     """OPENED was sent: the session exists for its owner."""
     asked: bool = False
@@ -77,6 +97,7 @@ class Session:
     openers: list[Waiting] = field(default_factory=list)
     binders: list[Waiting] = field(default_factory=list)
     renewers: list[Waiting] = field(default_factory=list)
+    rekeyers: list[Waiting] = field(default_factory=list)
     closers: list[Waiting] = field(default_factory=list)
 
     @property
@@ -100,8 +121,20 @@ class Session:
         return self.via if isinstance(self.via, NextHop) and not self.iterative else None
 
     @property
+    def sealing(self) -> bool:
+        """This relay opens and seals (M17): the last one of a sealed session. To those before it is one like any other."""
+        return self.request.sealed and not isinstance(self.via, NextHop)
+
+    @property
+    def lacks_key(self) -> bool:
+        """Reserved, and the client has not given a data key yet; or a restart has lost it."""
+        return self.sealing and self.bound is None and self.keys is None
+
+    @property
     def unconfirmed(self) -> bool:
-        """Iterative: the client has not completed its loop. A session without a server port is reserved on purpose."""
+        """The client has not completed its loop (iterative), or given a key. A session without a server port is reserved on purpose."""
+        if self.lacks_key:
+            return True
         return self.iterative and self.bound is None and (isinstance(self.via, NextHop) or self.request.server.port != 0)
 
     @property

@@ -47,6 +47,7 @@ class Input(Enum):
     BOUND = "BOUND arrived"
     INSTALLED = "rules installed"
     RENEW = "RENEW"
+    REKEY = "REKEY"
     REFUSED = "refused, here or further on"
     CLOSE = "CLOSE"
     ENDED = "ended by this relay"
@@ -72,6 +73,8 @@ TRANSITIONS: Final[dict[tuple[State, Input], State]] = {
     # living
     (State.RESERVED, Input.RENEW): State.RESERVED,
     (State.OPEN, Input.RENEW): State.OPEN,
+    (State.RESERVED, Input.REKEY): State.RESERVED,
+    (State.OPEN, Input.REKEY): State.OPEN,
     # a step of setting up fails
     (State.LOCATING, Input.REFUSED): State.CLOSING,
     (State.ASKING, Input.REFUSED): State.CLOSING,

@@ -79,7 +79,7 @@ def split_host_port(text: str, lowest: int = 1) -> tuple[str, int]:
     """`host:port` or `[host]:port` in two. Raises ValueError with a reason that names the text."""
     host, colon, port = text.rpartition(":")
     if not colon or not host:
-        raise ValueError(f"{text!r} is not host:port")
+        raise ValueError(f"{text!r} is not host:port: write the port as well, as in 192.0.2.1:5004")
     if host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("[")):
         raise ValueError(f"{text!r}: write IPv6 as [address]:port")
     if not port.isascii() or not port.isdecimal() or not lowest <= int(port) <= 65535:

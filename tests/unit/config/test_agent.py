@@ -298,12 +298,12 @@ def test_defaults_are_those_of_limits(tmp_path: Path) -> None:
 
 def test_relays_need_no_key_in_the_iterative_way(tmp_path: Path) -> None:
     """A relay's row may have no key; a client's may not ("keys-empty" above). An access row can demand one all the same."""
-    access = '[[allow]]\nuser = "alice"\nneighbour_key = "required"\n[[allow]]\nuser = "alice"\n'
+    access = '[[allow]]\nuser = "alice"\nneighbour_key = "required"\n[[allow]]\nuser = "alice"\nseal = "required"\n'
     peers = ALICE + KEYS + FW2.partition("keys")[0] + "keys = []\n"
     policy = load_agent(write(tmp_path, RELAY, peers=peers, access=access), NO_FACTS).policy
     assert policy.peers.is_relay("fw2")
     assert policy.peers.current_key("fw2") is None
-    assert [row.neighbour_key for row in policy.access.rows] == [True, False]
+    assert [(row.neighbour_key, row.seal) for row in policy.access.rows] == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize("key", ['last = "fw2"', "seal = true"])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 from chainrelay.datapath.fake import FakeBackend
-from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Operation, Outcome, Remove, Renew
+from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Operation, Outcome, Rekey, Remove, Renew
 from chainrelay.datapath.stack import Stack
 from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.wire.messages import Protocol
 from unit.datapath.fast_maps import Maps, mapping
+from unit.datapath.test_remote import KEYS
 
 
 class Rules(FakeBackend):
@@ -91,3 +94,45 @@ def test_flush_and_close_go_to_both() -> None:
     assert (maps.held, stack.rules.flows()) == ({}, [])
     stack.close()
     assert "fast closed" in log
+
+
+# sealed ------------------------------------------------------------------------------
+
+
+def sealing() -> tuple[Stack, FakeBackend, list[str]]:
+    """Rules, and a fast path in memory that seals."""
+    log: list[str] = []
+    fast = FakeBackend(clock=lambda: 0.0, seals=True)
+    return Stack(Rules(log), cast(XdpBackend, fast)), fast, log
+
+
+def test_the_rules_never_hear_of_a_sealed_mapping() -> None:
+    stack, fast, log = sealing()
+    assert stack.seals()
+    one = replace(mapping(), sealed=True)
+    operations: list[Operation] = [Install(one, 60, KEYS), Install(mapping(1), 60), Rekey(one, KEYS), Renew(one, 60)]
+    assert stack.apply(operations) == [Done(Counters())] * 4
+    assert log == ["rules install"]
+    assert [flow.sealed for flow in stack.flows()] == [False, False, True, True]
+    assert len(fast.flows()) == 4
+    assert stack.apply([Remove(one), Remove(mapping(1))]) == [Done(Counters())] * 2
+    assert log == ["rules install", "rules remove"]
+    assert not stack.flows()
+
+
+def test_what_the_fast_path_says_of_a_sealed_mapping_is_the_outcome() -> None:
+    stack, _, log = sealing()
+    one = replace(mapping(), sealed=True)
+    lost = Failed("the sealed session is not here", keyless=True)
+    assert stack.apply([Renew(one, 60), Rekey(one, KEYS), Renew(mapping(1), 60)]) == [lost, lost, Done(Counters())]
+    assert stack.apply([Install(one, 60)]) == [Failed("a sealed session without its keys")]
+    assert log == ["rules renew"], "nothing is taken back where nothing was put"
+
+
+def test_a_fast_path_that_cannot_seal_refuses_and_rules_do_not_stand_in() -> None:
+    stack, maps, log = make()
+    assert not stack.seals()
+    one = replace(mapping(), sealed=True)
+    (outcome,) = stack.apply([Install(one, 60, KEYS)])
+    assert isinstance(outcome, Failed)
+    assert (maps.held, log, stack.flows()) == ({}, [], [])

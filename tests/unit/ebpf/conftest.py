@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION
 from unit.ebpf.world import World
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def loaded(pins: Path) -> Path:
         check=False,
     )
     assert done.returncode == 0, f"{done.stderr}\n{log.read_text() if log.exists() else ''}"
-    return pins / "v1"
+    return pins / f"v{LAYOUT_VERSION}"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from chainrelay.datapath.xdp_layout import Verdict
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, Verdict
 from unit.ebpf import frames, model
 from unit.ebpf.world import CASES, World
 
@@ -108,7 +108,7 @@ def main() -> None:
         load = [sys.executable, "-m", "chainrelay.privileged.xdp_load", "--pins", str(pins), "--log", f"{folder}/log"]
         try:
             subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
-            world = World(pins / "v1")
+            world = World(pins / f"v{LAYOUT_VERSION}")
             start = time.monotonic()
             seen = run(world, options.count, options.seed)
             world.close()

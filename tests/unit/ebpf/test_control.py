@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from chainrelay.datapath.xdp_entries import Renewed, held_of, key_of, renewal_of, renewed_of
-from chainrelay.datapath.xdp_layout import RENEWAL4, RENEWAL6, Verdict
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, RENEWAL4, RENEWAL6, Verdict
 from unit.ebpf import frames
 from unit.ebpf.world import CASES, NARROW, STRANGER, World, lease
 
@@ -85,13 +85,13 @@ def shared(tmp_path: Path) -> Iterator[World]:
     """The program as CPUs beyond the first few run it: both of this machine's count in the shared place."""
     source = Path(__file__).resolve().parents[3] / "ebpf"
     copy = shutil.copytree(source, tmp_path / "ebpf")
-    text = (copy / "relay.c").read_text(encoding="utf-8")
+    text = (copy / "count.h").read_text(encoding="utf-8")
     assert "bpf_get_smp_processor_id()" in text
-    (copy / "relay.c").write_text(text.replace("bpf_get_smp_processor_id()", "bpf_get_smp_processor_id() + 100"))
+    (copy / "count.h").write_text(text.replace("bpf_get_smp_processor_id()", "bpf_get_smp_processor_id() + 100"))
     pins = tmp_path / "bpf"
     command = [sys.executable, "-m", "chainrelay.privileged.xdp_load", "--pins", str(pins), "--log", str(tmp_path / "log")]
     subprocess.run([*command, "--source", str(copy)], check=True, stdout=subprocess.DEVNULL)
-    made = World(pins / "v1")
+    made = World(pins / f"v{LAYOUT_VERSION}")
     yield made
     made.close()
     subprocess.run(["umount", "-q", str(pins)], check=False)

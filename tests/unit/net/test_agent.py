@@ -114,6 +114,18 @@ def test_a_partner_that_is_no_longer_in_the_table_is_cut() -> None:
     play(scenario)
 
 
+def test_a_draining_relay_says_so() -> None:
+    async def scenario(relay: Relay, neighbour: Neighbour) -> None:
+        for drain in (relay.drain, relay.end_all):
+            drain()
+            assert relay.engine.draining
+            with pytest.raises(Refusal) as refused:
+                await neighbour.request(request())
+            assert refused.value.code is Code.DRAINING
+
+    play(scenario)
+
+
 def test_relays_further_on_lose_patience_earlier() -> None:
     """So the one whose neighbour hangs is the one that says so; the client waits longer than any of them."""
     waits = [ask_timeout(replace(request(), path=tuple(f"fw{each}" for each in range(1, hops + 1)))) for hops in range(1, 7)]

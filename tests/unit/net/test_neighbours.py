@@ -131,6 +131,7 @@ def test_nobody_there() -> None:
             await neighbour.request(Status(session()))
         assert refused.value.code is Code.NEXT_HOP_UNREACHABLE
         assert "fw2" in refused.value.text
+        assert "Connection refused" in refused.value.text
         with pytest.raises(Refusal, match="fw2"):
             await neighbour.connect(1)
 

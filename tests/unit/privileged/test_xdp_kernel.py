@@ -11,6 +11,7 @@ import pytest
 
 from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Remove, Renew
 from chainrelay.datapath.xdp_entries import place_of
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map
 from chainrelay.privileged.xdp_kernel import FastPathOptions, open_fast_path
@@ -95,7 +96,7 @@ def test_a_place_that_is_given_up_is_not_one_that_is_just_being_taken(options: F
     fast.backend.apply([Remove(mapping(4, 2))])
     apart = replace(mapping(4, 3), server_partner=Endpoint.parse("10.1.0.77:6000"))
     assert fast.backend.apply([Install(apart, 60)]) == [Done(Counters())]
-    with Map.open(options.pins / "v1" / "hops") as hops:
+    with Map.open(options.pins / f"v{LAYOUT_VERSION}" / "hops") as hops:
         taken = [place_of(hops.lookup(place.to_bytes(4, "little")) or b"") for place in range(4)]
     assert {str(each) for each in taken} == {"10.1.0.2", "10.1.0.101", "10.1.0.103", "10.1.0.77"}
     fast.backend.close()

@@ -40,7 +40,7 @@ def test_maps_are_made_once_and_kept_while_the_size_stays(pins: Path) -> None:
     assert xdp_pins.ensure_maps(folder, 64, 8) == []
     with Map.open(folder / "flows4") as flows:
         assert len(list(flows.items())) == 1
-    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6"]
+    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6", "seals"]
     with Map.open(folder / "flows4") as flows:
         assert (flows.entries, list(flows.items())) == (128, [])
 

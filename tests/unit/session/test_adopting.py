@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chainrelay.datapath.mapping import Install, LiveFlow, Mapping, Remove, Renew
+from chainrelay.datapath.mapping import Rekey as Seal
 from chainrelay.errors import Code
 from chainrelay.limits import LEASE_GRACE
 from chainrelay.session.events import Apply, RulesLost
@@ -17,17 +18,18 @@ from chainrelay.session.record import Phase, Record, pack, unpack
 from chainrelay.session.tables import AccessTable
 from chainrelay.session.transitions import State
 from chainrelay.wire.endpoint import Endpoint
-from chainrelay.wire.messages import Bound, Close, Closed, HopCounters, Open, Opened, Protocol, Renewed, Status, StatusReport
+from chainrelay.wire.messages import Bound, Close, Closed, HopCounters, Open, Opened, Protocol, Rekeyed, Renewed, Status, StatusReport
 from chainrelay.wire.messages import Renew as AskRenew
-from playbook import SID, Play, an_opened, first, last, play
+from playbook import FW1_SEEN, SID, Play, an_opened, data_keys, first, last, play
 from standing import SEEN, opened, opened_last
+from unit.session import test_sealing as sealing
 
 
 def restarted(before: Play, left: float | None = 90.0, gap: float = 5.0, **policy: Any) -> Play:
     """The relay again after `gap` seconds, the kernel's flows with `left` seconds (None: no flows)."""
     records = [unpack(pack(record)) for record in before.journal.values()]
     book = before.engine._book
-    after = play((last if book.me == "fw2" else first)(**policy))
+    after = play(first(**policy) if book.me == "fw1" else last(**({"seals": book.seals} | policy)))
     after.now = before.now + gap
     after.journal = dict(before.journal)
     flows = [] if left is None else [flow for record in records for flow in flows_of(record, left)]
@@ -40,7 +42,9 @@ def flows_of(record: Record, left: float) -> list[LiveFlow]:
     request = record.request
     ends = (request.partner, record.client_side, record.server_side, record.server_partner)
     mapping = Mapping(request.session, request.protocol, request.components, *ends)
-    return [LiveFlow(flow.protocol, flow.source, flow.destination, left, 1, 100) for pair in mapping.flows() for flow in pair]
+    sealed = request.sealed and record.next_hop is None
+    flows = [flow for pair in mapping.flows() for flow in pair]
+    return [LiveFlow(flow.protocol, flow.source, flow.destination, left, 1, 100, sealed=sealed) for flow in flows]
 
 
 def one(playing: Play) -> State:
@@ -69,8 +73,6 @@ def test_its_owner_opens_again_and_gets_the_same_answer() -> None:
 
 
 def test_another_principal_does_not_get_it() -> None:
-    from playbook import FW1_SEEN
-
     restarted(opened()).asks(Status).closes(link=FW1_SEEN).refuses(Code.UNKNOWN_SESSION)
 
 
@@ -133,11 +135,60 @@ def test_a_close_that_was_under_way_is_finished() -> None:
 
 def test_a_reserved_session_keeps_its_ports_and_is_bound() -> None:
     from chainrelay.wire.endpoint import Target
-    from playbook import FW1_SEEN
-
     before = play(last()).fw1_opens(server=Target(ip_address("10.9.0.9"), 0)).locates("10.9.0.9").located("10.9.0.9").replies(Opened)
     after = restarted(before, left=None).done().holds(ports=2, sessions=1)
     after.binds("10.9.0.9:6000", link=FW1_SEEN).applies(Install).applied().replies(Bound).done()
+
+
+# sealed ----------------------------------------------------------------------------
+
+
+def sealed_open() -> Play:
+    return sealing.opened(sealing.recursive())
+
+
+def test_a_sealed_session_goes_on_with_the_key_that_the_kernel_has() -> None:
+    after = restarted(sealed_open(), left=90.0).done().noted("adopted", kept="1")
+    after.renews(60, FW1_SEEN).applies(Renew, lambda it: it.mapping.sealed).applied().replies(Renewed)
+    bob = replace(sealing.THROUGH, principal="bob")
+    after.rekeys(bob, data_keys(1)).refuses(Code.USER_NOT_ALLOWED).done()
+    after.rekeys(sealing.THROUGH, data_keys(1)).applies(Seal, lambda it: it.seal == data_keys(1)).applied().replies(Rekeyed).done()
+
+
+def test_one_that_the_kernel_has_lost_waits_for_another_key() -> None:
+    after = restarted(sealed_open(), left=None).applies(Renew, lambda it: it.mapping.sealed).done().noted("adopted", put_back="1")
+    after.apply_failed(keyless=True).done().noted("refused", code="seal-key-missing").holds(2, 1)
+    after.renews(60, FW1_SEEN).applies(Renew).apply_failed(keyless=True).refuses(Code.SEAL_KEY_MISSING).done()
+    after.rekeys(sealing.THROUGH, data_keys(1)).applies(Seal).apply_failed(keyless=True)
+    after.applies(Install, lambda it: it.seal == data_keys(1)).applied().replies(Rekeyed).done()
+    assert one(after) is State.OPEN
+
+
+def test_flows_of_the_rules_are_never_taken_for_sealed_ones() -> None:
+    before = sealed_open()
+    (record,) = before.journal.values()
+    after = play(last(seals=True))
+    after.now = before.now
+    plain = [replace(flow, sealed=False) for flow in flows_of(record, 90.0)]
+    after.takes(after.engine.adopt([record], plain, after.now)).applies(Renew, lambda it: it.mapping.sealed).done()
+    after.noted("adopted", put_back="1", unknown_flows="2")
+
+
+def test_a_datapath_that_can_no_longer_seal_ends_it() -> None:
+    after = restarted(sealed_open(), left=None, seals=False).applies(Remove).applied().done().holds(ports=0, sessions=0)
+    after.noted("ended", code="seal-not-available")
+
+
+def test_a_sealed_reservation_has_lost_its_key() -> None:
+    after = restarted(sealing.recursive().rekeys(sealing.THROUGH).replies(Rekeyed), left=None).done().holds(ports=2, sessions=1)
+    after.renews(60, FW1_SEEN).refuses(Code.SEAL_KEY_MISSING).binds("10.9.0.9:6000", FW1_SEEN).refuses(Code.WRONG_STATE).done()
+    after.rekeys(sealing.THROUGH, data_keys(1)).replies(Rekeyed).binds("10.9.0.9:6000", FW1_SEEN)
+    after.applies(Install, lambda it: it.seal == data_keys(1)).applied().replies(Bound).done()
+
+
+def test_a_relay_before_the_last_answers_with_the_same_path() -> None:
+    after = restarted(opened()).asks(Status).opens().replies(Opened, lambda it: it.path == ("fw1", "fw2")).done()
+    assert after.journal[SID].path == ("fw1", "fw2")
 
 
 def test_what_the_tables_no_longer_permit_is_removed() -> None:

@@ -9,13 +9,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
+from itertools import count
 from typing import Any, ClassVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Operation, Outcome, Rekey, Remove
+from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Operation, Outcome, Remove
+from chainrelay.datapath.mapping import Rekey as Seal
 from chainrelay.errors import Code, Refusal
 from chainrelay.session.engine import Engine
 from chainrelay.session.events import (
@@ -33,6 +35,7 @@ from chainrelay.session.events import (
     NextHop,
     Reply,
     Requested,
+    Through,
     Tick,
 )
 from chainrelay.session.policy import Policy
@@ -41,14 +44,30 @@ from chainrelay.session.tables import DIRECT, PeerRow, PeerTable
 from chainrelay.session.tables import Kind as PeerKind
 from chainrelay.wire.authenticated import Authenticated
 from chainrelay.wire.endpoint import Endpoint, Target
-from chainrelay.wire.messages import Answer, Bind, Close, Closed, Error, Open, Opened, Protocol, Renew, Renewed, Request, Way
-from playbook import ANYBODY, key, routes
+from chainrelay.wire.messages import (
+    Answer,
+    Bind,
+    Bound,
+    Close,
+    Closed,
+    Error,
+    Open,
+    Opened,
+    Protocol,
+    Rekey,
+    Rekeyed,
+    Renew,
+    Renewed,
+    Request,
+    Way,
+)
+from playbook import ANYBODY, data_keys, key, routes
 
 CLIENT = ip_address("10.0.0.5")
 
 
 class Kernel:
-    """One relay's datapath: mappings until their leases end."""
+    """One relay's datapath: mappings until their leases end. Of a sealed one that it has lost it has no keys either."""
 
     def __init__(self) -> None:
         self.live: dict[Mapping, float] = {}
@@ -59,9 +78,12 @@ class Kernel:
         if self.failing:
             self.failing -= 1
             return Failed("injected")
+        if operation.mapping.sealed and not isinstance(operation, Install | Remove) and operation.mapping not in self.live:
+            return Failed("lost", keyless=True)
+        assert not isinstance(operation, Install) or (operation.seal is not None) == operation.mapping.sealed
         if isinstance(operation, Remove):
             self.live.pop(operation.mapping, None)
-        elif not isinstance(operation, Rekey):
+        elif not isinstance(operation, Seal):
             self.live[operation.mapping] = now + operation.lease
         return Done(Counters()) if isinstance(operation, Install) else Done(Counters(1, 10, 1, 10))
 
@@ -76,8 +98,9 @@ class Chain:
         self.loss: deque[str] = deque()
         """What happens to the next messages between relays: "lost" or "answer lost"."""
         self.kernels = [Kernel() for _ in range(hops)]
-        self.engines = [Engine(f"fw{k}", self._policy(k, hops, pool)) for k in range(1, hops + 1)]
+        self.engines = [Engine(f"fw{k}", self._policy(k, hops, pool), seals=k == hops) for k in range(1, hops + 1)]
         self._requests = 0
+        self._key_links = count(1_000_000)
         self._links: dict[tuple[int, int], Callable[[Answer], None]] = {}
 
     @staticmethod
@@ -100,6 +123,21 @@ class Chain:
     def client_asks(self, message: Request) -> None:
         assert isinstance(CLIENT, IPv4Address)
         self.ask_relay(1, "alice", message, CLIENT, self.answers.append)
+
+    def client_rekeys(self, session: bytes) -> None:
+        """A new key on a new end-to-end connection with the last relay, as far as there is such a session."""
+        last = len(self.engines)
+        partner = next((row.client_partner for row in self.engines[-1].sessions() if row.session == session), None)
+        if partner is None:
+            return
+        previous = f"fw{last - 1}" if last > 1 else ""
+        through = Through(previous, True, last, partner, Way.RECURSIVE)
+        link = Link(next(self._key_links), "alice", partner.address, ip_address(f"10.{last - 1}.0.2"), through)
+        keys = data_keys(link.number % 16, bytes((65 + link.number % 16,)))
+        self._requests += 1
+        self._links[last, self._requests] = self.answers.append
+        asked = Requested(link, self._requests, Authenticated("alice", Rekey(session, keys.key_id)), keys)
+        self.queue.append(lambda: self.feed(last, asked))
 
     def feed(self, k: int, event: Event) -> None:
         self.perform(k, self.engines[k - 1].handle(event, self.now))
@@ -178,10 +216,12 @@ class Chain:
             assert not book.quotas._sessions
 
 
-def request(number: int, port: int, server_port: int = 6000, protocol: Protocol = Protocol.UDP, components: int = 1) -> Open:
+def request(
+    number: int, port: int, server_port: int = 6000, protocol: Protocol = Protocol.UDP, components: int = 1, *, sealed: bool = False
+) -> Open:
     here = Endpoint(CLIENT, port)
     server = Target(ip_address("10.99.0.9"), server_port)
-    return Open(bytes([number]) * 16, protocol, Way.RECURSIVE, False, components, here, server, "alice", here, 0, (), 8)
+    return Open(bytes([number]) * 16, protocol, Way.RECURSIVE, sealed, components, here, server, "alice", here, 0, (), 8)
 
 
 WIDE = PortRange(20000, 20999)
@@ -209,6 +249,29 @@ def test_three_relays_fit_together() -> None:
     assert [(hop.hop, hop.to_server_packets) for hop in closed.counters] == [("fw1", 2), ("fw2", 2), ("fw3", 2)]
     chain.passes(1)
     assert all(engine.ports_in_use == 0 for engine in chain.engines)
+
+
+def test_a_sealed_session_is_sealed_at_the_last_relay_alone() -> None:
+    chain = Chain(3, WIDE)
+    chain.client_asks(request(1, 5000, 0, components=2, sealed=True))
+    chain.settle()
+    chain.client_rekeys(bytes([1]) * 16)
+    chain.settle()
+    chain.client_asks(Bind(bytes([1]) * 16, Target(ip_address("10.99.0.9"), 6000)))
+    chain.settle()
+    assert [type(answer) for answer in chain.answers] == [Opened, Rekeyed, Bound]
+    assert [mapping.sealed for kernel in chain.kernels for mapping in kernel.live] == [False, False, True]
+    chain.kernels[2].live.clear()
+    chain.client_asks(Renew(bytes([1]) * 16, 60))
+    chain.settle()
+    assert isinstance(chain.answers[-1], Error)
+    assert (chain.answers[-1].code, chain.answers[-1].hop) == (Code.SEAL_KEY_MISSING, "fw3")
+    chain.client_rekeys(bytes([1]) * 16)
+    chain.client_asks(Renew(bytes([1]) * 16, 60))
+    chain.settle()
+    assert [type(answer) for answer in chain.answers[-2:]] == [Rekeyed, Renewed]
+    chain.passes(4000)
+    chain.nothing_is_left()
 
 
 def test_a_refusal_in_the_middle_leaves_nothing_before_it() -> None:
@@ -257,7 +320,25 @@ class ChainMachine(RuleBasedStateMachine):
     @rule(number=ids, port=st.integers(5000, 5003), server=st.sampled_from([0, 6000, 6001]), data=st.data())
     def open(self, number: int, port: int, server: int, data: Any) -> None:
         protocol, components = data.draw(st.sampled_from(list(Protocol))), data.draw(st.sampled_from([1, 2]))
-        self.chain.client_asks(request(number, port, server, protocol, components))
+        self.chain.client_asks(request(number, port, server, protocol, components, sealed=data.draw(st.booleans())))
+
+    @rule(number=ids, port=st.integers(5000, 5003), bind=st.booleans())
+    def seal(self, number: int, port: int, bind: bool) -> None:
+        self.chain.client_asks(request(number, port, 0, sealed=True))
+        self.chain.settle()
+        self.chain.client_rekeys(bytes([number]) * 16)
+        if bind:
+            self.chain.settle()
+            self.chain.client_asks(Bind(bytes([number]) * 16, Target(ip_address("10.99.0.9"), 6000)))
+
+    @rule(number=ids)
+    def rekey(self, number: int) -> None:
+        self.chain.client_rekeys(bytes([number]) * 16)
+
+    @rule()
+    def lose_keys(self) -> None:
+        kernel = self.chain.kernels[-1]
+        kernel.live = {mapping: ends for mapping, ends in kernel.live.items() if not mapping.sealed}
 
     @rule(number=ids)
     def close(self, number: int) -> None:
@@ -293,6 +374,12 @@ class ChainMachine(RuleBasedStateMachine):
         for k, engine in enumerate(self.chain.engines, 1):
             policy = engine._book.policy
             self.chain.perform(k, engine.reconfigure(replace(policy, rest=policy.rest + 1), self.chain.now))
+
+    @invariant()
+    def sealed_at_the_last_relay_or_nowhere(self) -> None:
+        assert not any(mapping.sealed for kernel in self.chain.kernels[:-1] for mapping in kernel.live)
+        sealed = {session.id for session in self.chain.engines[-1]._book.sessions.values() if session.sealing}
+        assert all(mapping.sealed for mapping in self.chain.kernels[-1].live if mapping.session in sealed)
 
     @invariant()
     def what_the_kernel_looks_up_is_unambiguous(self) -> None:

@@ -13,12 +13,25 @@ from chainrelay.datapath.mapping import Renew as Prolong
 from chainrelay.errors import Code
 from chainrelay.limits import CONFIRM_TIMEOUT, EXTEND_OCTETS, EXTENDS_AT_ONCE
 from chainrelay.session.engine import Engine
-from chainrelay.session.events import Answered, Ask, Link, Through
+from chainrelay.session.events import Answered, Ask, Link, NextHop, Through
 from chainrelay.session.tables import AccessTable, Allow, AnswerRow, AnswerTable
 from chainrelay.wire.authenticated import Claimed
 from chainrelay.wire.endpoint import Endpoint, Target
-from chainrelay.wire.messages import Assigned, Bound, Closed, Error, Extend, Extended, Renewed, StatusReport, Way
-from playbook import ALICE, P1, P6, SID, Play, an_open, first, last, play
+from chainrelay.wire.messages import (
+    Assigned,
+    Bind,
+    Bound,
+    Closed,
+    Error,
+    Extend,
+    Extended,
+    Open,
+    Opened,
+    Renewed,
+    StatusReport,
+    Way,
+)
+from playbook import ALICE, P1, P6, SID, Play, an_open, an_opened, first, last, play, routes
 
 P3 = Endpoint.parse("10.0.2.1:20000")
 P4 = Endpoint.parse("10.0.2.2:20100")
@@ -115,6 +128,76 @@ def test_a_recursive_session_is_not_extended() -> None:
     playing = play(last()).opens().locates("10.9.0.9").located("10.9.0.9").applies(Install).applied()
     playing.effects.clear()
     playing.requests(extend()).refuses(Code.WRONG_STATE, text="recursive").done()
+
+
+# a sealed session's, in the recursive way --------------------------------------------
+
+
+def sealed(engine: Engine | None = None) -> Play:
+    """Reserved at relay 1 of 2 or 3."""
+    playing = play(engine or first()).opens(server=Target(P6.host, 0), sealed=True).locates("10.0.2.2").located("10.0.2.2")
+    return playing.asks(Open).answered(an_opened(path=("fw1", "fw2", "fw3"))).replies(Opened, lambda it: it.path[-1] == "fw3").done()
+
+
+@pytest.mark.parametrize(
+    "on", [extend(), extend(hop=3, previous="fw2", relay="fw3", partner=P1), extend(hop=5, previous="fw9", relay="fw4", partner=P4)]
+)
+def test_a_sealed_recursive_one_goes_along_the_row(on: Extend) -> None:
+    """Whom it is for is not this relay's business, but for the next one; where it sends from is."""
+    playing = sealed().requests(on).asks(Extend, lambda it: it == replace(on, partner=P3)).done()
+    playing.answered(extended(None)).replies(Extended, lambda it: it == extended(None)).done()
+    playing.requests(on).asks(Extend).answered(extended(P4)).replies(Extended, lambda it: it == extended(None)).done()
+    playing.binds("10.9.0.9:6000").asks(Bind, lambda it: it.server == Target(P6.host, 6000)).done()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"hop": 3}, Code.UNEXPECTED),
+        ({"previous": "fw9"}, Code.UNEXPECTED),
+        ({"relay": "fw3"}, Code.UNEXPECTED),
+        ({"relay": "fw3", "hop": 3}, Code.UNEXPECTED),
+        ({"relay": "fw1", "hop": 1, "previous": ""}, Code.UNEXPECTED),
+        ({"octets": bytes(EXTEND_OCTETS + 1)}, Code.MALFORMED),
+        ({"session": bytes(16)}, Code.UNKNOWN_SESSION),
+    ],
+)
+def test_a_sealed_recursive_one_is_refused(changes: dict[str, Any], code: Code) -> None:
+    sealed().requests(extend(**changes)).refuses(code, "fw1").done().holds(2, 1)
+
+
+def test_in_the_middle_of_the_row() -> None:
+    """Relay 2 of 3, asked by relay 1 and by nobody else."""
+    usual: dict[str, Any] = {"partner": P3, "path": ("fw1",), "hops_left": 7, "server": Target(P6.host, 0), "sealed": True}
+    fw1, fw3 = Link(7, "fw1", ip_address("10.0.2.1"), ip_address("10.0.2.2")), NextHop("fw3", Endpoint.parse("10.0.3.3:9798"))
+    engine = Engine("fw2", replace(first()._book.policy, routes=routes(("*", fw3))))
+    playing = play(engine).requests(an_open(**usual), fw1).locates("10.0.3.3").located("10.0.3.3", source="10.0.3.2").asks(Open, hop=fw3)
+    there = an_opened(client_side=Endpoint.parse("10.0.3.3:20000"), path=("fw1", "fw2", "fw3"))
+    playing.answered(there, remote="10.0.3.3", principal="fw3").replies(Opened).done()
+    on = extend(hop=3, previous="fw2", relay="fw3")
+    playing.requests(on, fw1).asks(Extend, lambda it: it == replace(on, partner=Endpoint.parse("10.0.3.2:20000")), hop=fw3)
+    playing.answered(extended(None), remote="10.0.3.3", principal="fw3").replies(Extended).done()
+    playing.requests(on).refuses(Code.UNKNOWN_SESSION).requests(extend(), fw1).refuses(Code.UNEXPECTED).done()
+    playing.requests(extend(hop=3, previous="fw1", relay="fw3"), fw1).refuses(Code.UNEXPECTED).done()
+
+
+def test_how_long_it_may_take_is_told_by_the_relays_own_place() -> None:
+    playing = sealed().requests(extend(hop=3, previous="fw2", relay="fw3"))
+    assert playing.take(Ask).place == 1
+    playing = assigned().requests(extend())
+    assert playing.take(Ask).place == 1
+
+
+def test_a_claim_does_not_answer_in_the_recursive_way() -> None:
+    playing = sealed().requests(extend()).asks(Extend)
+    playing.feed(Answered(playing.tokens[Ask].pop(0), P4.address, Claimed(extended()))).refuses(Code.NEXT_HOP_AUTHENTICATION).done()
+
+
+def test_the_last_relay_passes_nothing_on() -> None:
+    usual: dict[str, Any] = {"partner": P3, "path": ("fw1",), "hops_left": 7, "server": Target(P6.host, 0), "sealed": True}
+    fw1 = Link(7, "fw1", ip_address("10.0.2.1"), ip_address("10.0.2.2"))
+    playing = play(last(seals=True)).requests(an_open(**usual), fw1).locates("10.9.0.9").located("10.9.0.9").replies(Opened)
+    playing.requests(extend(hop=3, previous="fw2", relay="fw3"), fw1).refuses(Code.NO_ROUTE, text="last relay").done()
 
 
 def test_only_so_many_at_once() -> None:

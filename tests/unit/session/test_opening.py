@@ -99,7 +99,8 @@ P4X = Endpoint.parse("10.0.9.9:20100")
     ("changes", "code", "text"),
     [
         ({"way": Way.ITERATIVE, "path": ("fw0",)}, Code.UNEXPECTED, "inside EXTEND"),
-        ({"sealed": True}, Code.SEAL_NOT_AVAILABLE, "seal"),
+        ({"sealed": True}, Code.UNEXPECTED, "reserved first"),
+        ({"sealed": True, "protocol": Protocol.TCP, "server": Target.parse("10.9.0.9:0")}, Code.MALFORMED, "UDP"),
         ({"components": 3}, Code.MALFORMED, "components"),
         ({"components": 2, "server": Target.parse("10.9.0.9:65535")}, Code.MALFORMED, "port"),
         ({"path": ("fw1",)}, Code.LOOP, "passed here before"),
@@ -269,6 +270,12 @@ def test_an_answer_from_somebody_else_or_of_another_kind() -> None:
         (an_opened(exit=Endpoint.parse("127.0.0.1:20100")), "loopback"),
         (an_opened(exit=Endpoint.parse("10.0.0.1:20100")), "address of this relay"),
         (an_opened(exit=Endpoint.parse("[fd00::2]:20100")), "IPv4"),
+        (an_opened(path=()), "that far they are fw1 > fw2"),
+        (an_opened(path=("fw1",)), "that far they are"),
+        (an_opened(path=("fw2",)), "that far they are"),
+        (an_opened(path=("fw1", "fw3")), "that far they are"),
+        (an_opened(path=("fw1", "fw2", "fw1")), "that far they are"),
+        (an_opened(path=("fw1", "fw2", "fw3", "fw2")), "that far they are"),
     ],
 )
 def test_an_answer_that_names_what_it_may_not(answer: Opened, text: str) -> None:

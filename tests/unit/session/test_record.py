@@ -37,7 +37,7 @@ def test_a_record_survives(record: Record) -> None:
     assert unpack(pack(record)) == record
 
 
-@pytest.mark.parametrize("octets", [b"", b"\x80", cbor.encode([1] * 19), cbor.encode([9, b"", *[None] * 17]), pack(RECORD)[:-1]])
+@pytest.mark.parametrize("octets", [b"", b"\x80", cbor.encode([1] * 20), cbor.encode([9, b"", *[None] * 18]), pack(RECORD)[:-1]])
 def test_damage_is_a_protocol_error(octets: bytes) -> None:
     with pytest.raises(ProtocolError):
         unpack(octets)

@@ -35,6 +35,7 @@ def test_open_is_reached_only_through_the_kernel() -> None:
     assert {key for key, after in TRANSITIONS.items() if after is State.OPEN} == {
         (State.INSTALLING, Input.INSTALLED),
         (State.OPEN, Input.RENEW),
+        (State.OPEN, Input.REKEY),
     }
 
 

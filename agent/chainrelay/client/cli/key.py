@@ -33,7 +33,9 @@ async def run(options: argparse.Namespace) -> int:
     try:
         handle = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as fault:
-        mend = "choose another name; a key in use is replaced by a new file beside it"
+        mend = "look at its folder and your rights there"
+        if isinstance(fault, FileExistsError):
+            mend = "choose another name; a key in use is replaced by a new file beside it"
         raise ConfigError(str(options.file), f"can't make it: {fault.strerror}", mend) from fault
     with os.fdopen(handle, "w", encoding="ascii") as file:
         file.write(new_key())

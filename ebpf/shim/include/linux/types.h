@@ -13,6 +13,8 @@ typedef __s16 s16;
 typedef __s32 s32;
 typedef __s64 s64;
 typedef _Bool bool;
+#define true 1
+#define false 0
 typedef unsigned long size_t;
 typedef unsigned long uintptr_t;
 

@@ -17,7 +17,11 @@ def test_key_new(tmp_path: Path) -> None:
     done = run("key", "new", str(path))
     assert done.returncode == 2
     assert "File exists" in done.stderr
+    assert "choose another name" in done.stderr
     assert path.read_text() == before
+    nowhere = run("key", "new", str(tmp_path / "no" / "folder.key"))
+    assert nowhere.returncode == 2
+    assert "look at its folder" in nowhere.stderr
     printed = run("key", "new").stdout
     assert len(base64.b64decode(printed)) == 32
     assert printed != before

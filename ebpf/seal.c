@@ -1,0 +1,576 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Sealed sessions at the last relay (M17): the client's datagrams are opened and go to the server in clear, the server's are
+ * sealed and go to the client. Called from relay.c by tail call, once the tuple is known to be that of a sealed flow.
+ *
+ *     open    parse -> look up -> key, counter -> tag -> counter again, marked -> decrypt -> rewrite, 28 octets less -> redirect
+ *     seal    parse -> look up -> sum -> 28 octets more -> counter, taken -> encrypt, tag -> rewrite -> redirect
+ *
+ * Every way out but those two is a drop with a name (verdict.h): nothing goes up from here, since the rules behind know nothing of
+ * the session and the stack must see neither its text nor its ciphertext. Map calls stand in this file only, as in relay.c.
+ */
+#include "aead.h"
+#include "count.h"
+#include "sealed.h"
+#include "window.h"
+
+#define BPF_LICENSE Dual BSD/GPL
+
+/* bcc's own maps; the loader puts the pinned ones of these names in their place. */
+BPF_TABLE("hash", struct tuple4, struct flow4, flows4, 1);
+BPF_TABLE("hash", struct tuple6, struct flow6, flows6, 1);
+BPF_TABLE("array", __u32, struct hop, hops, 1);
+BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
+BPF_TABLE("hash", struct seal_key, struct seal, seals, 1);
+BPF_TABLE("percpu_array", __u32, struct scratch, scratches, 1);
+BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
+
+#define FORGED_PER_SECOND 16384          /* wrong tags that a key's datagrams may cost time for: a few per cent of a core */
+#define SECOND 1000000000ULL
+#define ANSWER_EVERY (SECOND / 100)      /* the server learns its limit from the first answer; a stranger gets no flood */
+
+/* Of one datagram, what both families have. Its text lies in `scratch`. */
+struct job {
+	struct scratch *scratch;
+	struct seal *seal;
+	__u32 at; /* where the UDP header begins in the frame */
+};
+
+INLINE struct seal *find_key(const struct account *account, __u32 key_be32)
+{
+	const __u32 *session = (const __u32 *)account->session;
+	struct seal_key key = {};
+	__u32 *to = (__u32 *)key.session;
+
+	to[0] = session[0];
+	to[1] = session[1];
+	to[2] = session[2];
+	to[3] = session[3];
+	key.key_be32 = key_be32;
+	return seals.lookup(&key);
+}
+
+INLINE struct scratch *own_scratch(void)
+{
+	__u32 only = 0;
+
+	return scratches.lookup(&only);
+}
+
+INLINE int finish(enum verdict verdict)
+{
+	__u32 index = verdict;
+	__u64 *count = verdicts.lookup(&index);
+
+	if (count)
+		(*count)++;
+	return action(verdict);
+}
+
+/* The sum of `length` (at most OCTETS_SUMMED) octets from `from` on; up to 3 octets behind them become zero. */
+#define SUMMED_AT_ONCE 512 /* what bpf_csum_diff takes before Linux 6.13 */
+#define OCTETS_SUMMED (SEALED_LONGEST + SEALED_OVERHEAD)
+
+INLINE __u64 sum_octets(__u8 *from, __u64 length)
+{
+	__s64 sum = 0;
+
+	*(__u32 *)(from + length) = 0;
+	length = (length + 3) & ~3ULL;
+#pragma clang loop unroll(full)
+	for (__u32 done = 0; done < OCTETS_SUMMED; done += SUMMED_AT_ONCE) {
+		__u64 more = length > done ? length - done : 0;
+
+		BARRIER(more);
+		if (more > SUMMED_AT_ONCE)
+			more = SUMMED_AT_ONCE;
+		sum = bpf_csum_diff(0, 0, (void *)(from + done), more, sum);
+	}
+	return (__u32)sum;
+}
+
+/* A wrong tag was paid for; from FORGED_PER_SECOND on the key's datagrams are dropped unseen until the second ends. */
+INLINE void count_forged(struct seal *seal)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	bpf_spin_lock(&seal->lock);
+	seal->forged++;
+	if (now - seal->budget_ns >= SECOND) {
+		seal->budget_ns = now;
+		seal->budget_used = 0;
+	}
+	seal->budget_used++;
+	bpf_spin_unlock(&seal->lock);
+}
+
+INLINE bool over_budget(const struct seal *seal)
+{
+	return seal->budget_used >= FORGED_PER_SECOND && bpf_ktime_get_coarse_ns() - seal->budget_ns < SECOND;
+}
+
+/* Cheapest first: key id and counter, before a single octet is copied. `words` are the datagram's first twelve octets. */
+INLINE enum verdict judge(const struct state *state, const struct account *account, const __u32 *words, struct job *job, __u64 *counter)
+{
+	__u32 key_be32 = words[0], component = key_be32 & BE32(1);
+	struct seal *seal;
+
+	if (component != BE32((__u32)state->component))
+		return WRONG_COMPONENT;
+	seal = find_key(account, key_be32 ^ component);
+	if (!seal || (seal->ends_ns && bpf_ktime_get_coarse_ns() >= seal->ends_ns))
+		return UNKNOWN_KEY;
+	*counter = (__u64)BE32(words[1]) << 32 | BE32(words[2]);
+	if (*counter >= COUNTERS_END)
+		return COUNTER_TOO_HIGH;
+	if (!window_fresh(seal, *counter)) {
+		__sync_fetch_and_add(&seal->replayed, 1);
+		return REPLAYED;
+	}
+	if (over_budget(seal))
+		return FORGE_LIMIT;
+	job->seal = seal;
+	return CONTINUE;
+}
+
+/* Copy, verify, accept, decrypt: on CONTINUE the text lies in scratch and its counter is used up. */
+INLINE enum verdict open_text(struct xdp_md *context, struct job *job, __u64 counter)
+{
+	struct scratch *scratch = job->scratch;
+	struct seal *seal = job->seal;
+	__u64 text = text_length(scratch);
+	bool fresh;
+
+	if (bpf_xdp_load_bytes(context, job->at + sizeof(struct udphdr), scratch->header, text + SEALED_OVERHEAD))
+		return SEALED_GONE;
+	__builtin_memcpy(scratch->key, seal->open_key, sizeof(scratch->key));
+	scratch->nonce[0] = seal->open_iv[0];
+	scratch->nonce[1] = seal->open_iv[1] ^ scratch->header[1];
+	scratch->nonce[2] = seal->open_iv[2] ^ scratch->header[2];
+	__builtin_memcpy(scratch->received, scratch->text + text, TAG_OCTETS);
+	aead_begin(scratch);
+	aead_tag(scratch);
+	if (!aead_verified(scratch)) {
+		aead_end(scratch);
+		count_forged(seal);
+		return FORGED;
+	}
+
+	bpf_spin_lock(&seal->lock);
+	fresh = window_fresh(seal, counter);
+	if (fresh) {
+		window_mark(seal, counter);
+		seal->opened++;
+	} else {
+		seal->replayed++; /* another CPU had the same datagram */
+	}
+	bpf_spin_unlock(&seal->lock);
+	if (fresh)
+		aead_crypt(scratch);
+	aead_end(scratch);
+	return fresh ? CONTINUE : REPLAYED;
+}
+
+/* The text into the frame and the sum over it, header and pseudo-header (`addresses`: their new sum). */
+INLINE void write_opened(struct xdp_md *context, struct job *job, struct udphdr *udp, __u64 addresses, __u16 source_port_be16,
+			 __u16 destination_port_be16)
+{
+	__u64 text = text_length(job->scratch), sum;
+	__u16 check;
+
+	sum = sum_octets(job->scratch->text, text);
+	udp->source = source_port_be16;
+	udp->dest = destination_port_be16;
+	udp->len = BE16(text + sizeof(*udp));
+	sum += (__u64)udp->source + udp->dest + udp->len;
+	check = ~checksum_fold(sum + checksum_pseudo(addresses, udp));
+	udp->check = check ? check : 0xffff;
+	if (text)
+		bpf_xdp_store_bytes(context, job->at + sizeof(*udp), job->scratch->text, text);
+}
+
+INLINE enum verdict open4(struct xdp_md *context)
+{
+	struct frame frame;
+	struct iphdr *ip;
+	struct udphdr *udp;
+	__u32 length, *words;
+	struct tuple4 key = {};
+	struct job job = {};
+	__u64 counter;
+
+	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) ||
+	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
+		return SEALED_GONE;
+	key.source_be32 = ip->saddr;
+	key.destination_be32 = ip->daddr;
+	key.source_port_be16 = udp->source;
+	key.destination_port_be16 = udp->dest;
+
+	struct flow4 *flow = flows4.lookup(&key);
+
+	if (!flow || flow->state.seal != OPEN)
+		return SEALED_GONE;
+
+	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
+
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop;
+	struct hop *hop = hops.lookup(&index);
+
+	if (!hop || !hop->ifindex)
+		return SEALED_NO_NEXT_HOP;
+	words = (void *)(udp + 1);
+	if ((void *)(words + 3) > frame.end || length < sizeof(*ip) + sizeof(*udp) + SEALED_OVERHEAD)
+		return SEALED_TOO_SHORT;
+	if (length - SEALED_OVERHEAD > hop->mtu || length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD > SEALED_LONGEST)
+		return SEALED_TOO_LARGE;
+	verdict = judge(&flow->state, &flow->account, words, &job, &counter);
+	if (verdict)
+		return verdict;
+	job.at = sizeof(struct ethhdr) + sizeof(*ip);
+	job.scratch = own_scratch();
+	if (!job.scratch)
+		return SEALED_GONE;
+	job.scratch->length = length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD;
+	verdict = open_text(context, &job, counter);
+	if (verdict)
+		return verdict;
+
+	__u64 old = checksum_addresses4(&key), new = checksum_addresses4(&flow->leaves);
+	__u16 shorter_be16 = BE16(length - SEALED_OVERHEAD);
+
+	write_opened(context, &job, udp, new, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
+	rewrite_ipv4(ip, &flow->leaves, checksum_difference(old + ip->tot_len, new + shorter_be16));
+	ip->tot_len = shorter_be16;
+	redirect(&frame, hop);
+	count_flow(&flow->account, length);
+	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
+}
+
+INLINE enum verdict open6(struct xdp_md *context)
+{
+	struct frame frame;
+	struct ipv6hdr *ip;
+	struct udphdr *udp;
+	__u32 length, *words;
+	struct tuple6 key = {};
+	struct job job = {};
+	__u64 counter;
+
+	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) ||
+	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
+		return SEALED_GONE;
+	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
+	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
+	key.source_port_be16 = udp->source;
+	key.destination_port_be16 = udp->dest;
+
+	struct flow6 *flow = flows6.lookup(&key);
+
+	if (!flow || flow->state.seal != OPEN)
+		return SEALED_GONE;
+
+	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
+
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop;
+	struct hop *hop = hops.lookup(&index);
+
+	if (!hop || !hop->ifindex)
+		return SEALED_NO_NEXT_HOP;
+	if (!udp->check)
+		return SEALED_NO_CHECKSUM;
+	words = (void *)(udp + 1);
+	if ((void *)(words + 3) > frame.end || length < sizeof(*ip) + sizeof(*udp) + SEALED_OVERHEAD)
+		return SEALED_TOO_SHORT;
+	if (length - SEALED_OVERHEAD > hop->mtu || length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD > SEALED_LONGEST)
+		return SEALED_TOO_LARGE;
+	verdict = judge(&flow->state, &flow->account, words, &job, &counter);
+	if (verdict)
+		return verdict;
+	job.at = sizeof(struct ethhdr) + sizeof(*ip);
+	job.scratch = own_scratch();
+	if (!job.scratch)
+		return SEALED_GONE;
+	job.scratch->length = length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD;
+	verdict = open_text(context, &job, counter);
+	if (verdict)
+		return verdict;
+	write_opened(context, &job, udp, checksum_addresses6(&flow->leaves), flow->leaves.source_port_be16,
+		     flow->leaves.destination_port_be16);
+	rewrite_ipv6(ip, &flow->leaves);
+	ip->payload_len = BE16(length - sizeof(*ip) - SEALED_OVERHEAD);
+	redirect(&frame, hop);
+	count_flow(&flow->account, length);
+	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
+}
+
+/* One answer per key and ANSWER_EVERY, whoever asks: the server needs no second one, and nobody gets more out than in. */
+INLINE bool may_answer(struct seal *seal)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	if (now - seal->answered_ns < ANSWER_EVERY)
+		return false;
+	seal->answered_ns = now;
+	return true;
+}
+
+/* The server's datagram into scratch, with its UDP header before the text, and its sum checked unless there is none to check. */
+INLINE enum verdict take_text(struct xdp_md *context, struct job *job, const struct udphdr *udp, __u64 addresses)
+{
+	__u8 *from = job->scratch->text - sizeof(*udp);
+	__u16 pseudo = checksum_pseudo(addresses, udp);
+	__u64 text = text_length(job->scratch);
+
+	if (bpf_xdp_load_bytes(context, job->at, from, text + sizeof(*udp)))
+		return SEALED_GONE;
+	if (udp->check && udp->check != pseudo && checksum_fold(sum_octets(from, text + sizeof(*udp)) + pseudo) != 0xffff)
+		return SEALED_BAD_CHECKSUM;
+	return CONTINUE;
+}
+
+/* A counter that nobody else gets, and the key that it belongs to, as one step. */
+INLINE bool take_counter(struct seal *seal, struct scratch *scratch, __u64 *counter)
+{
+	__u64 next;
+
+	bpf_spin_lock(&seal->lock);
+	next = seal->next;
+	if (next < SEALED_MOST)
+		seal->next = next + 1;
+	__builtin_memcpy(scratch->key, seal->seal_key, sizeof(scratch->key));
+	__builtin_memcpy(scratch->nonce, seal->seal_iv, sizeof(scratch->nonce));
+	bpf_spin_unlock(&seal->lock);
+	*counter = next;
+	return next < SEALED_MOST;
+}
+
+/* Encrypt and authenticate in scratch. */
+INLINE enum verdict seal_text(struct job *job, __u32 key_be32)
+{
+	struct scratch *scratch = job->scratch;
+	__u64 counter;
+
+	if (!take_counter(job->seal, scratch, &counter)) {
+		aead_end(scratch);
+		return KEY_EXHAUSTED;
+	}
+	scratch->header[0] = key_be32;
+	scratch->header[1] = BE32((__u32)(counter >> 32));
+	scratch->header[2] = BE32((__u32)counter);
+	scratch->nonce[1] ^= scratch->header[1];
+	scratch->nonce[2] ^= scratch->header[2];
+	aead_begin(scratch);
+	aead_crypt(scratch);
+	aead_tag(scratch);
+	__builtin_memcpy(scratch->text + text_length(scratch), scratch->tag, TAG_OCTETS);
+	aead_end(scratch);
+	return CONTINUE;
+}
+
+/* The sealed datagram into the frame, behind its UDP header. */
+INLINE void write_sealed(struct xdp_md *context, struct job *job, struct udphdr *udp, __u64 addresses, __u16 source_port_be16,
+			 __u16 destination_port_be16)
+{
+	__u64 sealed = text_length(job->scratch) + SEALED_OVERHEAD, sum;
+	__u8 *from = (void *)job->scratch->header;
+	__u16 check;
+
+	sum = sum_octets(from, sealed);
+	udp->source = source_port_be16;
+	udp->dest = destination_port_be16;
+	udp->len = BE16(sealed + sizeof(*udp));
+	sum += (__u64)udp->source + udp->dest + udp->len;
+	check = ~checksum_fold(sum + checksum_pseudo(addresses, udp));
+	udp->check = check ? check : 0xffff;
+	bpf_xdp_store_bytes(context, job->at + sizeof(*udp), from, sealed);
+}
+
+/* The headers to the frame's new beginning, SEALED_OVERHEAD lower; word by word and upwards, since the two places overlap. */
+INLINE void move_headers(void *to, __u32 length)
+{
+	volatile __u16 *low = to;
+	const volatile __u16 *high = to + SEALED_OVERHEAD;
+
+#pragma clang loop unroll(full)
+	for (__u32 i = 0; i < length / 2; i++)
+		low[i] = high[i];
+}
+
+INLINE enum verdict seal4(struct xdp_md *context)
+{
+	struct frame frame;
+	struct iphdr *ip;
+	struct udphdr *udp;
+	__u32 length;
+	struct tuple4 key = {};
+	struct job job = {};
+
+	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) ||
+	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
+		return SEALED_GONE;
+	key.source_be32 = ip->saddr;
+	key.destination_be32 = ip->daddr;
+	key.source_port_be16 = udp->source;
+	key.destination_port_be16 = udp->dest;
+
+	struct flow4 *flow = flows4.lookup(&key);
+
+	if (!flow || flow->state.seal != SEAL)
+		return SEALED_GONE;
+
+	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
+
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop, key_be32 = flow->key_be32;
+	struct hop *hop = hops.lookup(&index);
+
+	if (!hop || !hop->ifindex)
+		return SEALED_NO_NEXT_HOP;
+	job.at = sizeof(struct ethhdr) + sizeof(*ip);
+	job.scratch = own_scratch();
+	if (!job.scratch)
+		return SEALED_GONE;
+	job.scratch->length = length - sizeof(*ip) - sizeof(*udp);
+	job.seal = find_key(&flow->account, key_be32);
+	if (!job.seal)
+		return UNKNOWN_KEY;
+	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
+		return may_answer(job.seal) ? SEALED_TO(SLOT_ANSWER4) : SEALED_TOO_LARGE;
+
+	__u64 old = checksum_addresses4(&key), new = checksum_addresses4(&flow->leaves);
+
+	verdict = take_text(context, &job, udp, old);
+	if (verdict)
+		return verdict;
+	if (bpf_xdp_adjust_head(context, -SEALED_OVERHEAD))
+		return SEALED_NO_ROOM;
+
+	struct ethhdr *ethernet = (void *)(long)context->data;
+
+	ip = (void *)(ethernet + 1);
+	udp = (void *)(ip + 1);
+	if ((void *)(udp + 1) + SEALED_OVERHEAD > (void *)(long)context->data_end)
+		return SEALED_NO_ROOM;
+	move_headers(ethernet, sizeof(*ethernet) + sizeof(*ip) + sizeof(*udp));
+	verdict = seal_text(&job, key_be32 | BE32((__u32)flow->state.component));
+	if (verdict)
+		return verdict;
+
+	__u16 longer_be16 = BE16(length + SEALED_OVERHEAD);
+
+	write_sealed(context, &job, udp, new, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
+	rewrite_ipv4(ip, &flow->leaves, checksum_difference(old + ip->tot_len, new + longer_be16));
+	ip->tot_len = longer_be16;
+	frame.ethernet = ethernet;
+	redirect(&frame, hop);
+	count_flow(&flow->account, length);
+	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
+}
+
+INLINE enum verdict seal6(struct xdp_md *context)
+{
+	struct frame frame;
+	struct ipv6hdr *ip;
+	struct udphdr *udp;
+	__u32 length;
+	struct tuple6 key = {};
+	struct job job = {};
+
+	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) ||
+	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
+		return SEALED_GONE;
+	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
+	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
+	key.source_port_be16 = udp->source;
+	key.destination_port_be16 = udp->dest;
+
+	struct flow6 *flow = flows6.lookup(&key);
+
+	if (!flow || flow->state.seal != SEAL)
+		return SEALED_GONE;
+
+	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
+
+	if (verdict)
+		return verdict;
+
+	__u32 index = flow->state.hop, key_be32 = flow->key_be32;
+	struct hop *hop = hops.lookup(&index);
+
+	if (!hop || !hop->ifindex)
+		return SEALED_NO_NEXT_HOP;
+	if (!udp->check)
+		return SEALED_NO_CHECKSUM;
+	job.at = sizeof(struct ethhdr) + sizeof(*ip);
+	job.scratch = own_scratch();
+	if (!job.scratch)
+		return SEALED_GONE;
+	job.scratch->length = length - sizeof(*ip) - sizeof(*udp);
+	job.seal = find_key(&flow->account, key_be32);
+	if (!job.seal)
+		return UNKNOWN_KEY;
+	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
+		return may_answer(job.seal) ? SEALED_TO(SLOT_ANSWER6) : SEALED_TOO_LARGE;
+	verdict = take_text(context, &job, udp, checksum_addresses6(&key));
+	if (verdict)
+		return verdict;
+	if (bpf_xdp_adjust_head(context, -SEALED_OVERHEAD))
+		return SEALED_NO_ROOM;
+
+	struct ethhdr *ethernet = (void *)(long)context->data;
+
+	ip = (void *)(ethernet + 1);
+	udp = (void *)(ip + 1);
+	if ((void *)(udp + 1) + SEALED_OVERHEAD > (void *)(long)context->data_end)
+		return SEALED_NO_ROOM;
+	move_headers(ethernet, sizeof(*ethernet) + sizeof(*ip) + sizeof(*udp));
+	verdict = seal_text(&job, key_be32 | BE32((__u32)flow->state.component));
+	if (verdict)
+		return verdict;
+	write_sealed(context, &job, udp, checksum_addresses6(&flow->leaves), flow->leaves.source_port_be16,
+		     flow->leaves.destination_port_be16);
+	rewrite_ipv6(ip, &flow->leaves);
+	ip->payload_len = BE16(length - sizeof(*ip) + SEALED_OVERHEAD);
+	frame.ethernet = ethernet;
+	redirect(&frame, hop);
+	count_flow(&flow->account, length);
+	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
+}
+
+INLINE int sealed_or_answered(struct xdp_md *context, enum verdict verdict)
+{
+	if (verdict >= SEALED_TO(0)) {
+		programs.call(context, verdict - SEALED_TO(0));
+		verdict = SEALED_TOO_LARGE;
+	}
+	return finish(verdict);
+}
+
+int chainrelay_open4(struct xdp_md *context)
+{
+	return finish(open4(context));
+}
+
+int chainrelay_open6(struct xdp_md *context)
+{
+	return finish(open6(context));
+}
+
+int chainrelay_seal4(struct xdp_md *context)
+{
+	return sealed_or_answered(context, seal4(context));
+}
+
+int chainrelay_seal6(struct xdp_md *context)
+{
+	return sealed_or_answered(context, seal6(context));
+}
