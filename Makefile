@@ -9,6 +9,7 @@ FAMILY ?= 4
 RULES ?= nftables
 XDP ?= auto
 WAY ?= recursive
+SEAL ?= 0
 QUICK ?=
 COUNT ?= 1000000
 KVM ?=
@@ -47,8 +48,8 @@ deb: ## three packages into dist/, from a clean export, the same octets each tim
 check-deb: ## the packages under lintian, piuparts, autopkgtest and reprotest (root)
 	@packaging/check-deb.sh
 
-demo: setup ## real video; HOPS=1..5 FAMILY=4|6 WAY=recursive|iterative RULES=nftables|iptables-legacy XDP=auto|native|generic|off (root)
-	@$(PYTHON) -m demo --hops $(HOPS) --family $(FAMILY) --way $(WAY) --rules $(RULES) --xdp $(XDP)
+demo: setup ## real video; HOPS=1..5 FAMILY=4|6 WAY=recursive|iterative RULES=nftables|iptables-legacy XDP=auto|native|generic|off SEAL=0|1 (root)
+	@$(PYTHON) -m demo --hops $(HOPS) --family $(FAMILY) --way $(WAY) --rules $(RULES) --xdp $(XDP) $(if $(filter-out 0,$(SEAL)),--seal)
 
 bench-setup: setup ## sessions per second through two hops; QUICK=1 ends within a minute
 	@$(PYTHON) -m setup_rate $(if $(QUICK),--quick,--write docs)

@@ -91,11 +91,19 @@ class Walk:
 
     def make_client(self, **keys: PairKey | None) -> Client:
         """Alice. `keys`: instead of the usual one with a relay; None for none."""
+        return self.client_on(Route("*", NextHop("fw1", self.at[0]), self.way), keys)
+
+    def sealing_client(self, last: str, *, seal: bool = True, keys: Mapping[str, PairKey] | None = None) -> Client:
+        """Alice, whose chain must end at `last`."""
+        return self.client_on(Route("*", NextHop("fw1", self.at[0]), self.way, last, seal), keys or {})
+
+    def client_on(self, route: Route, keys: Mapping[str, PairKey | None]) -> Client:
+        """Alice, with that one route."""
         usual: dict[str, PairKey | None] = {f"fw{k}": pair_key("alice", f"fw{k}") for k in range(1, self.hops + 1)}
-        rows = tuple(PeerRow(relay, Kind.RELAY, (key,)) for relay, key in (usual | keys).items() if key is not None)
+        rows = tuple(PeerRow(relay, Kind.RELAY, (key,)) for relay, key in {**usual, **keys}.items() if key is not None)
         config = ClientConfig(
             id="alice", user="alice", lease=0, listen=Endpoint(IPv4Address("127.0.0.1"), 9799), authenticate=False, server=None,
-            routes=RouteTable((Route("*", NextHop("fw1", self.at[0]), self.way),)), peers=PeerTable(rows), answers=AnswerTable(()),
+            routes=RouteTable((route,)), peers=PeerTable(rows), answers=AnswerTable(()),
         )  # fmt: skip
         client = Client(config)
         client._policy = replace(client._policy, targets_allow=LOOPBACK)

@@ -1,5 +1,5 @@
 """`python -m demo [--hops 1..5] [--family 4|6] [--way recursive|iterative]
-[--rules nftables|iptables-legacy] [--xdp auto|native|generic|off]`, as root.
+[--rules nftables|iptables-legacy] [--xdp auto|native|generic|off] [--seal]`, as root.
 
 The last line is `demo: ok` or `demo: FAILED <why>`.
 """
@@ -29,10 +29,11 @@ def main() -> int:
     parser.add_argument("--rules", choices=get_args(Rules), default="nftables", help="what the relays write (default: %(default)s)")
     parser.add_argument("--way", choices=("recursive", "iterative"), default="recursive", help="who asks the relays (default: %(default)s)")
     parser.add_argument("--xdp", choices=("auto", "native", "generic", "off"), default="auto", help="the fast path (default: %(default)s)")
+    parser.add_argument("--seal", action="store_true", help="encrypt the video between the client and the last relay; needs the fast path")
     options = parser.parse_args()
     way = Way[options.way.upper()]
     try:
-        play = Play(options.hops, options.family, Report(), way, options.rules, options.xdp)
+        play = Play(options.hops, options.family, Report(), way, options.rules, options.xdp, seal=options.seal)
         reasons = play.run() if os.geteuid() == 0 else ["it needs root: network namespaces"]
     except (DemoError, CommandError, AgentError, WaitError, LookupError, RuntimeError, OSError) as error:
         reasons = [str(error) or repr(error)]

@@ -6,12 +6,15 @@ Every check can fail; tests/unit/demo feeds them a lost packet, a leftover and m
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+RUN = 16
+"""Octets in a row that a sealed datagram and its text must not have in common: one cipher block's worth is no chance."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,37 @@ class Observations:
     """Sockets on pool ports at a relay while the video ran: the kernel alone was to carry it."""
     remains: Mapping[str, Sequence[str]]
     """What was left at each relay after the session was closed and torn down."""
+    sealed: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    """A sealed session's payloads on every stretch before the last relay, by its name; empty when the session is plain."""
 
 
 def failures(seen: Observations) -> list[str]:
     """Every claim that does not hold; empty when all do."""
-    return [*_payloads(seen), *_frames(seen), *_hops(seen), *_empty("left over", seen.remains)]
+    return [*_payloads(seen), *_frames(seen), *_hops(seen), *_secrets(seen), *_empty("left over", seen.remains)]
 
 
 def payload_hash(payloads: Iterable[bytes]) -> str:
     """SHA-256 over all payloads, whatever order they arrived in."""
     digests = sorted(hashlib.sha256(each).digest() for each in payloads)
     return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def common_run(clear: Iterable[bytes], captured: Iterable[bytes], length: int = RUN) -> bytes | None:
+    """`length` octets in a row that stand in both, wherever; None when there are none."""
+    half = length // 2  # a run of `length` covers an aligned block of half the length
+    blocks: dict[bytes, list[tuple[bytes, int]]] = defaultdict(list)
+    for text in clear:
+        for at in range(0, len(text) - half + 1, half):
+            blocks[text[at : at + half]].append((text, at))
+    for datagram in captured:
+        for at in range(len(datagram) - half + 1):
+            for text, place in blocks.get(datagram[at : at + half], ()):
+                start = max(0, place - half)
+                around = text[start : place + length]
+                windows = (around[k : k + length] for k in range(len(around) - length + 1))
+                if (run := next((each for each in windows if each in datagram), None)) is not None:
+                    return run
+    return None
 
 
 def verdict(reasons: Sequence[str]) -> tuple[str, int]:
@@ -78,6 +101,17 @@ def _hops(seen: Observations) -> list[str]:
         if packets != len(seen.sent)
     ]
     return reasons + _empty("in user space", seen.in_user_space)
+
+
+def _secrets(seen: Observations) -> list[str]:
+    """On every stretch before the last relay as many datagrams as were sent, and nothing of what they say."""
+    reasons = []
+    for place, payloads in seen.sealed.items():
+        if len(payloads) != len(seen.sent):
+            reasons.append(f"{len(payloads)} sealed datagrams {place}, {len(seen.sent)} were sent")
+        if (run := common_run(seen.sent, payloads)) is not None:
+            reasons.append(f"clear text {place}: {run.hex()}")
+    return reasons
 
 
 def _empty(what: str, places: Mapping[str, Sequence[str]]) -> list[str]:

@@ -10,10 +10,11 @@ from chainrelay.wire.messages import Way
 COLUMN = 19
 
 
-def draw(names: Sequence[str], points: Sequence[Endpoint], way: Way = Way.RECURSIVE) -> str:
+def draw(names: Sequence[str], points: Sequence[Endpoint], way: Way = Way.RECURSIVE, *, seal: bool = False) -> str:
     """The exchange of M1–M8 between `names` (client, relays, server), then what P1, P2, … are.
 
     Recursive (M12): each relay asks the next one. Iterative (M13): the client goes round a loop, and confirms from its end.
+    `seal`: the key is made with the last relay before anything is forwarded (M17), so a recursive session is reserved first.
     """
     last = len(names) - 1
     server, leave = f"P{len(points)}", f"P{len(points) - 1}"
@@ -21,17 +22,34 @@ def draw(names: Sequence[str], points: Sequence[Endpoint], way: Way = Way.RECURS
     relays = range(1, last)
     match way:
         case Way.RECURSIVE:
-            lines += [_arrow(relay - 1, relay, f"OPEN P{2 * relay - 1} {server}", last) for relay in relays]
+            wanted = "" if seal else f" {server}"
+            lines += [_arrow(relay - 1, relay, f"OPEN P{2 * relay - 1}{wanted}", last) for relay in relays]
             lines += [_arrow(relay, relay - 1, f"OPENED P{2 * relay} {leave}", last) for relay in reversed(relays)]
+            lines += _key(last, leave) if seal else []
+            lines += [_arrow(relay - 1, relay, f"BIND {server}", last) for relay in relays] if seal else []
         case Way.ITERATIVE:
             for relay in relays:
                 lines.append(_arrow(0, relay, f"OPEN P{2 * relay - 1} {server}", last))
                 lines.append(_arrow(relay, 0, f"ASSIGNED P{2 * relay} P{2 * relay + 1}", last))
+            lines += _key(last, leave) if seal else []
             lines += [_arrow(0, relay, f"BIND P{2 * relay + 2}", last) for relay in reversed(relays)]
     lines.append(_arrow(0, last, f"PEER {leave}", last))
+    if seal:
+        lines += [_stretch(last, "sealed datagrams", "in clear")]
     width = max(len(str(point)) for point in points)
     table = [f"P{index + 1:<3} {point!s:<{width}}  {_place(names, index)}" for index, point in enumerate(points)]
     return "\n".join([*lines, "", *table])
+
+
+def _key(last: int, leave: str) -> list[str]:
+    """The client and the last relay make a key; the relays between pass octets on."""
+    return [_arrow(0, last - 1, "REKEY", last), _arrow(last - 1, 0, f"REKEYED {leave}", last)]
+
+
+def _stretch(last: int, sealed: str, clear: str) -> str:
+    """What the datagrams are like on which part of the way."""
+    inner = f" {sealed} ".center((last - 1) * COLUMN - 1, "=")
+    return f"|{inner}|{f' {clear} '.center(COLUMN - 1, '.')}|"
 
 
 def _place(names: Sequence[str], index: int) -> str:

@@ -13,15 +13,17 @@ from typing import Any
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Way
 from demo import ladder, media
-from demo.checks import Observations, failures, payload_hash
+from demo.checks import RUN, Observations, common_run, failures, payload_hash
 from demo.report import Report
 from lab import wait
 from lab.capture import Capture, Datagram
 from lab.kernel import endpoints
+from lab.link import connect
 from lab.relays import Relays, environment
 from lab.remains import remains
 from lab.row import Row, links_for
 from lab.rulesets import Rules
+from lab.tap import Taps
 
 SECONDS = 5
 OFFER_PORT = 9799
@@ -37,32 +39,59 @@ class Play:
     """One run. `run` returns the reasons for which it failed; none means that all is proved."""
 
     def __init__(
-        self, hops: int, family: int, report: Report, way: Way = Way.RECURSIVE, rules: Rules = "nftables", xdp: str = "auto"
+        self,
+        hops: int,
+        family: int,
+        report: Report,
+        way: Way = Way.RECURSIVE,
+        rules: Rules = "nftables",
+        xdp: str = "auto",
+        *,
+        seal: bool = False,
     ) -> None:
         self._hops, self._family, self._report, self._way, self._rules, self._xdp = hops, family, report, way, rules, xdp
+        self._seal = seal
+        self._taps = Taps()
 
     def run(self) -> list[str]:
         """Everything, closed at the end whatever happens."""
+        if self._seal and self._xdp == "off":
+            raise DemoError("sealed datagrams are opened by the fast path alone: choose XDP=auto, native or generic with SEAL=1")
         with ExitStack() as stack:
+            stack.enter_context(self._taps)
+            join = self._taps.join if self._seal else connect
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
-            row = stack.enter_context(Row(self._hops, (self._family,), rules=self._rules, **links_for(self._xdp)))
+            row = stack.enter_context(Row(self._hops, (self._family,), rules=self._rules, join=join, **links_for(self._xdp)))
             names = [firewall.name for firewall in row.firewalls]
             rules = f"each firewall with its administrator's rules ({self._rules}, forward: drop)"
             self._report.step(f"client - {' - '.join(names)} - server; {rules}")
             media.make_clip(folder / "clip.ts", SECONDS)
             pictures = media.frames(folder / "clip.ts")
             self._report.step(f"ffmpeg made {SECONDS} s of video, {len(pictures)} frames")
-            relays = stack.enter_context(Relays(row, way=self._way.name.lower(), xdp=self._xdp))
+            relays = stack.enter_context(Relays(row, way=self._way.name.lower(), xdp=self._xdp, seal=self._seal))
             self._report.step(f"{self._hops} agent(s) listen, each with its own configuration and keys")
             self._report.step(f"XDP={self._xdp}; what carries UDP:")
             self._report.detail("\n".join(f"{agent.host.name}: {_chosen(agent.fast_path())}" for agent in relays.agents))
+            if self._seal:
+                self._demand_fast_path(relays)
             seen = self._stream(row, relays, folder, pictures)
         self._summarise(seen)
         return failures(seen)
 
+    def _demand_fast_path(self, relays: Relays) -> None:
+        """Raises DemoError unless the last relay can open and seal."""
+        last = relays.agents[-1]
+        state = last.fast_path()
+        off = [f"{name}: {each['why']}" for name, each in state["interfaces"].items() if each["mode"] == "off"]
+        if not state["layout"] or off:
+            raise DemoError(f"SEAL=1 takes XDP at the last relay, {last.host.name}, and it is off ({'; '.join(off) or state['why']})")
+
     def _stream(self, row: Row, relays: Relays, folder: Path, pictures: list[str]) -> Observations:
         control = Endpoint(row.server_end.address(self._family), OFFER_PORT)
-        with Capture(row.server_end, direction="out") as at_server, Capture(row.client_end, direction="in") as at_client:
+        with ExitStack() as stack:
+            at_server = stack.enter_context(Capture(row.server_end, direction="out"))
+            at_client = stack.enter_context(Capture(row.client_end, direction="in"))
+            between_relays = {name: stack.enter_context(Capture(end, direction="out")) for name, end in self._taps.ends.items()}
             url = f"rtp://{{peer}}?localrtpport={MEDIA_PORT}&localrtcpport={MEDIA_PORT + 1}"
             offer = row.server.popen(
                 [*_OFFER, "--listen", str(control), "--port", str(MEDIA_PORT), "--", *media.streaming(folder / "clip.ts", url)],
@@ -78,9 +107,12 @@ class Play:
                 env=environment(),
             )
             opened = self._hear(player, relays)
-            points = endpoints(row.firewalls, Endpoint.parse(opened["local"]), Endpoint.parse(opened["entry"]))
+            points = self._points(row, opened)
             self._report.step("the session is open; the exchange, with the endpoints as the relays' kernels hold them:")
-            self._report.detail(ladder.draw(["client", *(each.name for each in row.firewalls), "server"], points, self._way))
+            names = ["client", *(each.name for each in row.firewalls), "server"]
+            self._report.detail(ladder.draw(names, points, self._way, seal=self._seal))
+            if opened["sealed"] != self._seal:
+                raise DemoError(f"the session is {'' if opened['sealed'] else 'not '}sealed")
             if (str(points[-2]), str(points[-1])) != (opened["exit"], opened["server"]):
                 raise DemoError(f"the client was told {opened['exit']} and {opened['server']}, the kernels say otherwise")
             self._report.step(f"ffmpeg streams RTP from the server to {points[-2]}; the server speaks first")
@@ -95,23 +127,36 @@ class Play:
             player.stdin.close()
             closed = self._hear(player, relays)
             player.wait(10)
-            received = between(at_client.stop(), points[1], points[0])
+            received = [each.payload for each in between(at_client.stop(), points[1], points[0])]
+            sealed = {}
+            if self._seal:
+                sealed = {"client - fw1": received, **{name: _payloads(each.stop()) for name, each in between_relays.items()}}
+                received = _handed_out(folder / "received.ts.datagrams")
             sent = between(at_server.stop(), points[-1], points[-2])
         self._report.step("the session is closed; what the kernels counted:")
         self._report.detail(_table(closed["counters"]))
+        if self._seal:
+            self._report.detail(f"at the client: {', '.join(f'{name} {count}' for name, count in closed['seal'].items())}")
         self._report.step("what the fast path did with every frame that came, by verdict:")
         self._report.detail("\n".join(f"{agent.host.name}: {_verdicts(agent.fast_path())}" for agent in relays.agents))
         return Observations(
             hops=tuple(each.name for each in row.firewalls),
             sent=[each.payload for each in sent],
-            received=[each.payload for each in received],
+            received=received,
             frames_expected=SECONDS * media.FRAME_RATE,
             frames_sent=pictures,
             frames_received=media.frames(folder / "received.ts"),
             counted={each["hop"]: each["to_client_packets"] for each in closed["counters"]},
             in_user_space=user_space,
             remains=self._tear_down(row, relays),
+            sealed=sealed,
         )
+
+    def _points(self, row: Row, opened: dict[str, Any]) -> list[Endpoint]:
+        """P1, P2, …: as the kernels hold them; of a sealed session the last relay's rules hold nothing, there the client's word counts."""
+        firewalls = row.firewalls[:-1] if self._seal else row.firewalls
+        points = endpoints(firewalls, Endpoint.parse(opened["local"]), Endpoint.parse(opened["entry"]))
+        return [*points, Endpoint.parse(opened["exit"]), Endpoint.parse(opened["server"])] if self._seal else points
 
     def _tear_down(self, row: Row, relays: Relays) -> dict[str, tuple[str, ...]]:
         """After CLOSE nothing of a session may be left; after `--teardown` nothing at all."""
@@ -143,6 +188,9 @@ class Play:
             f"           received sha256 {payload_hash(seen.received)}\n"
             f"frames     {len(seen.frames_sent)} sent, {len(seen.frames_received)} decoded at the client"
         )
+        for place, payloads in seen.sealed.items():
+            found = "none" if common_run(seen.sent, payloads) is None else "FOUND"
+            self._report.detail(f"sealed     {place}: {len(payloads)} datagrams captured; {RUN} octets in a row of what was sent: {found}")
 
 
 _OFFER = (sys.executable, "-m", "chainrelay.client.cli", "offer", "--components", "2", "--once", "--json")
@@ -156,6 +204,20 @@ def _line(process: subprocess.Popen[str]) -> dict[str, Any]:
         raise DemoError(f"{' '.join(map(str, process.args[3:8]))} ended with {process.wait(10)}")  # type: ignore[index]
     said: dict[str, Any] = json.loads(line)
     return said
+
+
+def _payloads(datagrams: list[Datagram]) -> list[bytes]:
+    return [each.payload for each in datagrams]
+
+
+def _handed_out(path: Path) -> list[bytes]:
+    """What the player's library gave it, as player.py writes it."""
+    data, found, at = path.read_bytes(), [], 0
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        found.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return found
 
 
 def between(datagrams: list[Datagram], source: Endpoint, destination: Endpoint) -> list[Datagram]:

@@ -3,23 +3,23 @@
     python -m demo.player CONFIG SERVER FILE
 
 Speaks to play.py in JSON lines: the session's endpoints once it is open, the counters of every hop once it is closed. It
-ends when its standard input does. It sends nothing: the server speaks first.
+ends when its standard input does. It sends nothing: the server speaks first. Beside FILE it leaves FILE.datagrams, every payload
+that the library handed out with its length in 4 octets before it: what a sealed session's were can be seen nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from chainrelay.client import Client
+from chainrelay.client import Client, Session
 
 RTP_HEADER = 12  # RFC 3550 §5.1, without contributing sources
-LARGEST = 65535
+SETTLE = 0.2  # seconds in which the loop takes what the sockets hold already
 
 
 def payload(packet: bytes) -> bytes:
@@ -31,42 +31,43 @@ def payload(packet: bytes) -> bytes:
 
 
 class Recorder:
-    """Writes what arrives at the first socket (RTP) and counts what arrives at the second (RTCP)."""
+    """Writes the first component (RTP) as video, counts both, and keeps every payload as it was received."""
 
-    def __init__(self, sockets: list[socket.socket], file: IO[bytes]) -> None:
-        self.packets = [0 for _ in sockets]
-        self._sockets, self._file = sockets, file
-        for component, sock in enumerate(sockets):
-            asyncio.get_running_loop().add_reader(sock, self._readable, component)
+    def __init__(self, session: Session, video: IO[bytes], datagrams: IO[bytes]) -> None:
+        self.packets = [0] * session.components
+        self._session, self._video, self._datagrams = session, video, datagrams
+        self._tasks = [asyncio.ensure_future(self._record(component)) for component in range(session.components)]
 
-    def _readable(self, component: int) -> None:
+    async def _record(self, component: int) -> None:
         while True:
-            try:
-                packet = self._sockets[component].recv(LARGEST)
-            except BlockingIOError:
-                return
+            packet = await self._session.receive(component)
             self.packets[component] += 1
+            self._datagrams.write(len(packet).to_bytes(4, "big") + packet)
             if component == 0:
-                self._file.write(payload(packet))
+                self._video.write(payload(packet))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Take what has arrived, then no more."""
-        for component, sock in enumerate(self._sockets):
-            self._readable(component)
-            asyncio.get_running_loop().remove_reader(sock)
+        await asyncio.sleep(SETTLE)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 async def play(config: Path, server: str, output: Path) -> None:
     """Open the session, record until standard input ends, close it."""
     async with Client(config) as client:
         session = await client.open(server, components=2)
-        with output.open("wb") as file:
-            recorder = Recorder(session.sockets, file)
-            tell(local=str(session.local), entry=str(session.entry), exit=str(session.exit), server=str(session.peer))
+        with output.open("wb") as video, output.with_name(output.name + ".datagrams").open("wb") as datagrams:
+            recorder = Recorder(session, video, datagrams)
+            tell(
+                local=str(session.local), entry=str(session.entry), exit=str(session.exit), server=str(session.peer),
+                sealed=session.sealed, last=session.relays[-1],
+            )  # fmt: skip
             await asyncio.to_thread(sys.stdin.read)
-            recorder.close()
+            await recorder.close()
         counters = await session.close()
-    tell(packets=recorder.packets, counters=[asdict(each) for each in counters])
+    tell(packets=recorder.packets, counters=[asdict(each) for each in counters], seal=asdict(session.seal_counters))
 
 
 def tell(**values: Any) -> None:

@@ -47,6 +47,10 @@ class Configuration:
     way: str = "recursive"
     neighbour_keys: bool = True
     """Whether relays share keys with each other; without them only the iterative way is possible."""
+    seal: bool = False
+    """Whether the client's routes seal, up to the last relay."""
+    last: str = ""
+    """The relay that the client's routes name as the last one; empty: that of the row if they seal, otherwise none."""
     allow: dict[str, str] = field(default_factory=dict)
     """Per relay: its access.toml instead of the usual one."""
     extra: dict[str, str] = field(default_factory=dict)
@@ -78,9 +82,14 @@ class Configuration:
     def _client(self) -> None:
         first = self.row.firewalls[0] if self.row.firewalls else None
         self._put("client", "client.toml", f'id = "{self.user}"\n')
-        self._put("client", "routes.toml", self._routes(first, f'way = "{self.way}"\n'))
+        self._put("client", "routes.toml", self._routes(first, self._wishes()))
         self._put("client", "peers.toml", "\n".join(self._peer(self.user, each.name, "relay") for each in self.row.firewalls))
         self._put("client", "access.toml", "")
+
+    def _wishes(self) -> str:
+        """What a client's route says beyond the next relay."""
+        last = self.last or (self.row.firewalls[-1].name if self.seal else "")
+        return f'way = "{self.way}"\n' + (f'last = "{last}"\n' if last else "") + ("seal = true\n" if self.seal else "")
 
     def _after(self, firewall: Firewall) -> Firewall | None:
         return self.row.firewalls[firewall.number] if firewall.number < self.row.hops else None

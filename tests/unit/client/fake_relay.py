@@ -83,8 +83,10 @@ class FakeRelay:
         self.remote: Address | None = RELAY
         self.on_lost: Callable[[], None] | None = None
         self.asked: list[Request] = []
-        self.sessions: dict[bytes, _Forwarding] = {}
+        self.sessions: dict[bytes, Forwarding] = {}
         self.refuse: dict[type[Request], list[Refusal]] = {}
+        self.captured: list[bytes] = []
+        """Every datagram as it passed between the client and the entry."""
         self.entry_address: Address = RELAY
 
     def client(self, configuration: ClientConfig | None = None) -> Client:
@@ -122,7 +124,7 @@ class FakeRelay:
         match message:
             case Open():
                 if message.session not in self.sessions:
-                    self.sessions[message.session] = await _Forwarding.start(message)
+                    self.sessions[message.session] = await Forwarding.start(message, self.captured)
                 here = self.sessions[message.session]
                 entry = Endpoint(self.entry_address, here.entry.port)
                 answer: Answer = Opened(message.session, entry, here.exit, self.lease, 1400, True, ("fw1",))
@@ -146,11 +148,13 @@ class FakeRelay:
         return HopCounters("fw1", here.to_server, 0, here.to_client, 0)
 
 
-class _Forwarding:
-    """One session's sockets."""
+class Forwarding:
+    """One session's sockets. `open` and `seal` are what a sealed session's last relay does; None: drop it."""
 
-    def __init__(self, partner: Endpoint, server: Target) -> None:
-        self.partner, self.server = partner, server
+    def __init__(self, partner: Endpoint, server: Target, captured: list[bytes]) -> None:
+        self.partner, self.server, self.captured = partner, server, captured
+        self.open: Callable[[bytes, int], bytes | None] = lambda datagram, _component: datagram
+        self.seal: Callable[[bytes, int], bytes | None] = lambda text, _component: text
         self.to_server = self.to_client = 0
         self.entry: Endpoint
         self.exit: Endpoint
@@ -159,8 +163,8 @@ class _Forwarding:
         self.streams: list[asyncio.StreamWriter] = []
 
     @staticmethod
-    async def start(request: Open) -> _Forwarding:
-        self = _Forwarding(request.partner, request.server)
+    async def start(request: Open, captured: list[bytes]) -> Forwarding:
+        self = Forwarding(request.partner, request.server, captured)
         kind = socket.SOCK_DGRAM if request.protocol is Protocol.UDP else socket.SOCK_STREAM
         ports = _pair(kind) if request.components == 2 else [0]
         for offset, port in enumerate(ports):
@@ -194,14 +198,20 @@ class _Forwarding:
             data, sender = await loop.sock_recvfrom(near, 2048)
             if Endpoint(parse_address(sender[0]), sender[1]) == self.partner.next(offset) and self.server.port:
                 self.to_server += 1
-                await loop.sock_sendto(far, data, (str(self.server.host), self.server.port + offset))
+                self.captured.append(data)
+                if (text := self.open(data, offset)) is None:
+                    continue
+                await loop.sock_sendto(far, text, (str(self.server.host), self.server.port + offset))
 
     async def _inward(self, near: socket.socket, far: socket.socket, offset: int) -> None:
         loop = asyncio.get_running_loop()
         while True:
             data, _ = await loop.sock_recvfrom(far, 2048)
             self.to_client += 1
-            await loop.sock_sendto(near, data, (str(self.partner.address), self.partner.port + offset))
+            if (datagram := self.seal(data, offset)) is None:
+                continue
+            self.captured.append(datagram)
+            await loop.sock_sendto(near, datagram, (str(self.partner.address), self.partner.port + offset))
 
     def _connection(self, near: socket.socket, far: socket.socket, _offset: int) -> list[Coroutine[Any, Any, None]]:
         near.listen()

@@ -15,7 +15,9 @@ import pytest
 from chainrelay.client import Offering, Visitor, blocking
 from chainrelay.errors import Code, ConfigError, Refusal
 from chainrelay.wire.endpoint import Endpoint
+from chainrelay.wire.messages import Way
 from unit.client.fake_relay import SERVER, config
+from unit.client.sealed_chain import SealedChain
 
 
 @contextlib.contextmanager
@@ -129,3 +131,54 @@ def test_a_wrong_configuration_leaves_no_thread(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         blocking.Client(tmp_path)
     assert threading.active_count() == before
+
+
+def test_send_and_receive_wait() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service:
+        service.bind((str(SERVER), 0))
+        service.settimeout(5)
+        with blocking.open_to(f"{SERVER}:{service.getsockname()[1]}", config=config()) as session:
+            session.socket.settimeout(5)
+            session.send(b"ping")
+            data, sender = service.recvfrom(100)
+            assert data == b"ping"
+            with pytest.raises(TimeoutError):
+                session.receive(timeout=0.05)
+            service.sendto(b"pong", sender)
+            assert session.receive(timeout=5) == b"pong"
+            with pytest.raises(ValueError, match="at most"):
+                session.send(bytes(65509))
+            assert not session.sealed
+
+
+@pytest.mark.parametrize("way", list(Way), ids=lambda way: way.name.lower())
+def test_a_sealed_session_from_several_threads(way: Way) -> None:
+    """Every datagram has a counter of its own, whoever sends it."""
+    chain = SealedChain(2)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service, blocking.Client(config()) as owner:
+        service.bind((str(SERVER), 0))
+        service.settimeout(5)
+        owner._client = chain.owner(way)
+        with owner.open_to(f"{SERVER}:{service.getsockname()[1]}") as session:
+            assert session.sealed
+            assert session.relays == ("fw1", "fw2")
+            with pytest.raises(Refusal, match="send"):
+                _ = session.socket
+
+            def speak(name: int) -> None:
+                for number in range(25):
+                    session.send(b"%d %d" % (name, number))
+
+            threads = [threading.Thread(target=speak, args=(name,)) for name in range(4)]
+            for thread in threads:
+                thread.start()
+            texts = {service.recv(100) for _ in range(100)}
+            for thread in threads:
+                thread.join()
+            assert texts == {b"%d %d" % (name, number) for name in range(4) for number in range(25)}
+            service.sendto(b"answer", (str(session.exit.address), session.exit.port))
+            assert session.receive(timeout=5) == b"answer"
+            assert session.seal_counters.sealed == 100
+            with pytest.raises(TimeoutError):
+                session.receive(timeout=0.05)
+        assert chain.sessions == {}

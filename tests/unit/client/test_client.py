@@ -16,8 +16,9 @@ from chainrelay.client.client import parse_server
 from chainrelay.errors import Code, Refusal
 from chainrelay.session.tables import DIRECT, Route
 from chainrelay.wire.endpoint import Endpoint, Target
-from chainrelay.wire.messages import Close, Offer, Open, Protocol, Renew
+from chainrelay.wire.messages import Close, Offer, Open, Protocol, Renew, Way
 from unit.client.fake_relay import CLIENT, EXIT, HOP, SERVER, FakeRelay, config, run, until
+from unit.client.sealed_chain import SealedChain
 
 
 class Service:
@@ -370,3 +371,53 @@ def test_what_is_no_server(text: str) -> None:
 def test_wrong_arguments_are_told_before_anything_happens(make: Callable[[client.Client], object], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         make(client.Client(config()))
+
+
+# sealed, with the server's control connection -----------------------------------------
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+@pytest.mark.parametrize("way", list(Way), ids=lambda way: way.name.lower())
+def test_the_session_is_sealed_and_its_control_connection_is_not(way: Way, hops: int) -> None:
+    async def scenario() -> None:
+        chain, service = SealedChain(hops), Service(components=2)
+        async with service.open() as at, chain.owner(way) as owner, owner.open(at) as session:
+            assert {(each.protocol, each.sealed) for each in chain.asked if isinstance(each, Open)} == {(TCP, False), (UDP, True)}
+            assert service.visitors[0].peer == session.exit
+            for component in (0, 1):
+                await service.send(b"the server first", session.exit, component)
+                assert await asyncio.wait_for(session.receive(component), 5) == b"the server first"
+                await session.send(b"and then the client", component)
+                data, sender = await asyncio.wait_for(service.receive(component), 5)
+                assert data == b"and then the client"
+                assert sender == (str(session.exit.address), session.exit.port + component)
+            assert not any(b"server" in each or b"client" in each for each in chain.captured)
+        assert chain.sessions == {}
+
+    run(scenario())
+
+
+def test_a_server_that_offers_tcp_gets_no_sealed_session() -> None:
+    async def scenario() -> None:
+        chain, service = SealedChain(2), Service(TCP)
+        async with service.open() as at, chain.owner(Way.RECURSIVE) as owner:
+            with pytest.raises(Refusal, match="TCP session can't be sealed") as refused:
+                await owner.open(at)
+            assert refused.value.code is Code.SEAL_NOT_AVAILABLE
+            assert chain.sessions == {}
+
+    run(scenario())
+
+
+def test_a_sealed_session_that_moves_tells_the_server_and_gets_new_keys() -> None:
+    async def scenario() -> None:
+        chain, service = SealedChain(2), Service()
+        async with service.open() as at, chain.owner(Way.ITERATIVE) as owner, owner.open(at) as session:
+            before = session.exit
+            chain.forget(session.id)
+            session._leg.look_now()  # type: ignore[attr-defined]
+            await until(lambda: session.exit != before and any(visitor.peer == session.exit for visitor in service.visitors))
+            await service.send(b"at the new exit", session.exit)
+            assert await asyncio.wait_for(session.receive(), 5) == b"at the new exit"
+
+    run(scenario())

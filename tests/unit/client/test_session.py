@@ -8,7 +8,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from chainrelay.client import UDP, Session, sockets
+from chainrelay.client import TCP, UDP, SealCounters, Session, sockets
+from chainrelay.client.data_keys import DataKeys
 from chainrelay.client.leg import DirectLeg
 from chainrelay.errors import Code, Refusal
 from chainrelay.wire.endpoint import Endpoint, Target
@@ -82,5 +83,68 @@ def test_without_a_control_connection_no_server_is_ever_done() -> None:
         async with session(Endpoint(HERE, 5004)) as held:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(held.server_done(), 0.05)
+
+    run(scenario())
+
+
+def test_datagrams_go_through_send_and_receive() -> None:
+    async def scenario() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind((str(HERE), 0))
+            server.settimeout(5)
+            async with session(Endpoint(HERE, server.getsockname()[1])) as held:
+                await held.send(b"there")
+                data, sender = server.recvfrom(100)
+                assert data == b"there"
+                server.sendto(b"back", sender)
+                assert await asyncio.wait_for(held.receive(), 5) == b"back"
+                with pytest.raises(ValueError, match="carries 1472 at most"):
+                    await held.send(bytes(1473))
+                with pytest.raises(ValueError, match="component 1: this session has 1"):
+                    await held.send(b"there", 1)
+                assert not held.sealed
+                assert held.seal_counters == SealCounters()
+                assert held.relays == ()
+
+    run(scenario())
+
+
+def test_whoever_receives_is_told_that_the_session_was_closed() -> None:
+    async def scenario() -> None:
+        held = session(Endpoint(HERE, 5004))
+        waiting = asyncio.ensure_future(held.receive())
+        await asyncio.sleep(0.01)
+        await held.close()
+        with pytest.raises(Refusal, match="closed"):
+            await asyncio.wait_for(waiting, 5)
+
+    run(scenario())
+
+
+def test_a_sealed_session_hands_out_no_socket() -> None:
+    async def scenario() -> None:
+        plain = session(Endpoint(HERE, 5004))
+        sealed = Session(plain._leg, UDP, 1, plain.peer, plain.bound, DataKeys())
+        for take in (lambda: sealed.socket, lambda: sealed.sockets):
+            with pytest.raises(Refusal, match=r"send.*receive.*chainrelay forward --seal"):
+                take()
+        assert sealed.sealed
+        await sealed.close()
+        assert plain.socket.fileno() == -1
+
+    run(scenario())
+
+
+def test_who_has_no_datagrams_is_told_why() -> None:
+    async def scenario() -> None:
+        leg = DirectLeg(bytes(16), Endpoint(HERE, 4000), Endpoint(HERE, 5004), 1472)
+        for made, why in (
+            (Session(leg, UDP, 1, Target(HERE, 5004), []), "another program"),
+            (Session(leg, TCP, 1, Target(HERE, 5004), []), "TCP session has no datagrams"),
+        ):
+            with pytest.raises(Refusal, match=why):
+                await made.send(b"text")
+            with pytest.raises(Refusal, match=why):
+                await made.receive()
 
     run(scenario())

@@ -304,3 +304,10 @@ def test_relays_need_no_key_in_the_iterative_way(tmp_path: Path) -> None:
     assert policy.peers.is_relay("fw2")
     assert policy.peers.current_key("fw2") is None
     assert [(row.neighbour_key, row.seal) for row in policy.access.rows] == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize("key", ['last = "fw2"', "seal = true"])
+def test_what_only_a_clients_route_may_say(key: str, tmp_path: Path) -> None:
+    write(tmp_path, RELAY, routes=RELAY["routes.toml"].replace('at = "10.0.2.2:9798"\n', f'at = "10.0.2.2:9798"\n{key}\n'))
+    with pytest.raises(ConfigErrors, match="unknown key"):
+        load_agent(tmp_path, NO_FACTS)

@@ -64,3 +64,53 @@ def test_authenticate_without_peers(tmp_path: Path) -> None:
     (tmp_path / "client.toml").write_text('id = "srv"\n[control]\nauthenticate = true\n')
     with pytest.raises(ConfigErrors, match="no client could connect"):
         load_client(tmp_path)
+
+
+# sealed sessions: last and seal in routes.toml ---------------------------------------
+
+SEALED_ROUTE = '[[route]]\nto = "10.9.0.0/16"\nvia = "fw2"\nat = "10.0.2.2:9798"\n'
+
+
+def test_a_route_names_its_last_relay_and_seals(tmp_path: Path) -> None:
+    routes = SEALED_ROUTE + 'last = "fw2"\nseal = true\n[[route]]\nto = "*"\nvia = "fw2"\nat = "10.0.2.2:9798"\nlast = "fw2"\n'
+    write(tmp_path, CLIENT, routes=routes)
+    assert [(route.last, route.seal) for route in load_client(tmp_path).routes.rows] == [("fw2", True), ("fw2", False)]
+
+
+def test_without_them_whoever_is_last_may_be(tmp_path: Path) -> None:
+    write(tmp_path, CLIENT)
+    assert [(route.last, route.seal) for route in load_client(tmp_path).routes.rows] == [("", False)]
+
+
+@pytest.mark.parametrize(
+    ("routes", "where", "why", "mend"),
+    [
+        (SEALED_ROUTE + "seal = true\n", "seal (line 5)", "seal without last", "add last ="),
+        (SEALED_ROUTE + 'last = "fw3"\n', "last (line 5)", "no peer 'fw3'", "valid: fw2, fw9"),
+        (SEALED_ROUTE + 'last = "fw9"\n', "last (line 5)", "can't prove that it is the last relay", "add a key"),
+        (SEALED_ROUTE + 'last = "media"\nseal = true\n', "last (line 5)", "is a client", "name a relay"),
+        (SEALED_ROUTE + 'last = ""\n', "last (line 5)", "empty", "letters"),
+        ('[[route]]\nto = "*"\ndirect = true\nlast = "fw2"\n', "last (line 4)", "there is no relay", "remove last"),
+        ('[[route]]\nto = "*"\ndirect = true\nseal = true\n', "seal (line 4)", "no relay that could open", "remove seal"),
+    ],
+)
+def test_routes_that_can_not_be_sealed(routes: str, where: str, why: str, mend: str, tmp_path: Path) -> None:
+    others = (
+        '[[peer]]\nid = "fw9"\nkind = "relay"\nkeys = []\n'
+        '[[peer]]\nid = "media"\nkind = "client"\nkeys = [{ kid = "a", file = "alice.key" }]\n'
+    )
+    write(tmp_path, CLIENT, routes=routes, peers=CLIENT["peers.toml"] + others)
+    with pytest.raises(ConfigErrors) as caught:
+        load_client(tmp_path)
+    (error,) = caught.value.errors
+    assert error.where == f"routes.toml:route[1].{where}"
+    assert why in error.why
+    assert mend in error.mend
+
+
+def test_a_last_relay_whose_row_has_a_mistake_is_blamed_once(tmp_path: Path) -> None:
+    write(tmp_path, CLIENT, routes=SEALED_ROUTE + 'last = "fw2"\nseal = true\n')
+    (tmp_path / "fw2.key").unlink()
+    with pytest.raises(ConfigErrors) as caught:
+        load_client(tmp_path)
+    assert [error.where.split(":")[0] for error in caught.value.errors] == ["peers.toml"]

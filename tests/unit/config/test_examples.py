@@ -51,6 +51,18 @@ def test_relay_with_every_comment_taken_away(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_client_with_every_comment_taken_away(tmp_path: Path) -> None:
+    directory = example("client", tmp_path)
+    client = (directory / "client.toml").read_text()
+    uncomment(directory)
+    (directory / "client.toml").write_text(client)  # its comments name a server that a client has to have met first
+    peers = directory / "peers.toml"
+    peers.write_text(peers.read_text().replace("# [[peer]]", "[[peer]]"))
+    config = load_client(directory)
+    assert config.peers.ids() == {"fw1", "fw2"}
+    assert [(route.last, route.seal) for route in config.routes.rows] == [("fw2", True), ("", False)]
+
+
 def test_client(tmp_path: Path) -> None:
     config = load_client(example("client", tmp_path))
     assert config.peers.ids() == {"fw1"}

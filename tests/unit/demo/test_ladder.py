@@ -60,3 +60,31 @@ def test_a_row(hops: int, way: Way, drawn: str) -> None:
     points = [Endpoint.parse(f"10.0.0.{number}:500{number}") for number in range(1, 2 * hops + 3)]
     assert draw(names, points, way) == drawn
 
+
+
+SEALED = """\
+client             fw1                fw2                server
+|<---------------------- OFFER P6 -----------------------|
+|---- OPEN P1 ---->|                  |                  |
+|                  |---- OPEN P3 ---->|                  |
+|                  |<- OPENED P4 P5 --|                  |
+|<- OPENED P2 P5 --|                  |                  |
+|--------------- REKEY -------------->|                  |
+|<------------ REKEYED P5 ------------|                  |
+|---- BIND P6 ---->|                  |                  |
+|                  |---- BIND P6 ---->|                  |
+|----------------------- PEER P5 ----------------------->|
+|========== sealed datagrams =========|.... in clear ....|"""
+
+SEALED_LOOP = LOOP.replace(
+    "|-------------- BIND P6 ------------->|",
+    "|--------------- REKEY -------------->|                  |\n"
+    "|<------------ REKEYED P5 ------------|                  |\n"
+    "|-------------- BIND P6 ------------->|",
+) + "\n|========== sealed datagrams =========|.... in clear ....|"
+
+
+@pytest.mark.parametrize(("way", "drawn"), [(Way.RECURSIVE, SEALED), (Way.ITERATIVE, SEALED_LOOP)])
+def test_a_sealed_row(way: Way, drawn: str) -> None:
+    points = [Endpoint.parse(f"10.0.0.{number}:500{number}") for number in range(1, 7)]
+    assert draw(("client", "fw1", "fw2", "server"), points, way, seal=True) == drawn + POINTS

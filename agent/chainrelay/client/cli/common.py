@@ -48,10 +48,12 @@ def add_session(parser: argparse.ArgumentParser) -> None:
         "--way", type=way, choices=tuple(Way), metavar="WAY",
         help="recursive (relays ask each other) or iterative (this client asks each of them), instead of what routes.toml says",
     )  # fmt: skip
-    parser.add_argument(
-        "--seal", action=argparse.BooleanOptionalAction, default=None,
-        help="encrypt datagrams up to the last relay, or don't, instead of what routes.toml says; takes `last` there",
+    seal = parser.add_mutually_exclusive_group()
+    seal.add_argument(
+        "--seal", action="store_true", default=None,
+        help="encrypt datagrams up to the last relay, which routes.toml must name (`last`); it needs XDP",
     )  # fmt: skip
+    seal.add_argument("--no-seal", dest="seal", action="store_false", default=None, help="don't, although routes.toml says seal = true")
     parser.add_argument("--lease", type=int, default=0, metavar="SECONDS", help="lease to ask for (default: client.toml)")
     add_config(parser)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from chainrelay.client import SealCounters
 from chainrelay.client.cli import common
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import HopCounters, Way
@@ -51,3 +52,11 @@ def test_counters_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> Non
     common.Report(as_json=True).closed(counters)
     hops = json.loads(capsys.readouterr().out)["counters"]
     assert hops[0] == {"hop": "fw1", "to_server": {"packets": 1, "bytes": 100}, "to_client": {"packets": 2, "bytes": 200}}
+
+
+def test_what_became_of_sealed_datagrams(capsys: pytest.CaptureFixture[str]) -> None:
+    seal = SealCounters(sealed=5, opened=4, forged=3, replayed=2, unknown=1)
+    common.Report(as_json=False).closed((), seal)
+    assert capsys.readouterr().out == "here: 5 datagrams sealed, 4 opened; dropped: 3 forged, 2 replayed, 1 under no key\n"
+    common.Report(as_json=True).closed((), seal)
+    assert json.loads(capsys.readouterr().out)["seal"] == {"sealed": 5, "opened": 4, "forged": 3, "replayed": 2, "unknown": 1}

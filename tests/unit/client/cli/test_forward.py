@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import socket
 from pathlib import Path
 
 import pytest
 
+from chainrelay.client.cli.main import parser
+from chainrelay.wire.messages import Way
 from unit.client.cli.command import address, datagram_socket, event, run, started
+from unit.client.fake_relay import SERVER, until
+from unit.client.fake_relay import run as run_scenario
+from unit.client.sealed_chain import SealedChain
 
 
 def test_a_port_in_use_is_told(directory: Path) -> None:
@@ -68,3 +75,53 @@ def test_forward_carries_connections_each_with_a_session_of_its_own(directory: P
                 assert address(opened["exit"]) == sender
                 sessions.add(opened["session"])
             assert len(sessions) == 2
+
+
+def test_connections_can_not_be_sealed(directory: Path) -> None:
+    done = run("forward", "0", "--tcp", "--seal", "--peer", "127.0.0.1:5004", "--config", str(directory))
+    assert done.returncode == 2
+    assert "--seal: TCP sessions can't be sealed" in done.stderr
+
+
+def test_forward_seals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, through a row of relays that opens and seals."""
+    chain = SealedChain(2)
+    monkeypatch.setattr("chainrelay.client.cli.common.make_client", lambda _options: chain.owner(Way.RECURSIVE))
+
+    def said() -> list[dict[str, object]]:
+        lines.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+        return lines
+
+    lines: list[dict[str, object]] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as service, datagram_socket() as program:
+            service.bind((str(SERVER), 0))
+            for each in (service, program):
+                each.setblocking(False)
+            options = parser().parse_args(["forward", "0", "--seal", "--peer", f"{SERVER}:{service.getsockname()[1]}", "--json"])
+            work = asyncio.ensure_future(options.run(options))
+            await until(lambda: len(said()) == 2)
+            forward, opened = lines
+            assert (opened["sealed"], opened["last"], opened["mtu"]) == (True, "fw2", 1372)
+            program.sendto(b"question of the program", address(str(forward["listen"])))
+            data, sender = await asyncio.wait_for(loop.sock_recvfrom(service, 100), 5)
+            assert data == b"question of the program"
+            for answer in (b"answer of the server", b""):
+                service.sendto(answer, sender)
+                assert await asyncio.wait_for(loop.sock_recv(program, 100), 5) == answer
+            program.sendto(bytes(1373), address(str(forward["listen"])))
+            program.sendto(bytes(1372), address(str(forward["listen"])))
+            assert len(await asyncio.wait_for(loop.sock_recv(service, 2000), 5)) == 1372
+            entry = chain.sessions[bytes.fromhex(str(opened["session"]))]
+            entry._sockets[0].sendto(b"a stranger's text, not sealed at all", address(str(opened["local"])))
+            await asyncio.sleep(0.05)
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+        assert not any(b"program" in each or b"server" in each for each in chain.captured)
+
+    run_scenario(scenario())
+    closed = said()[-1]
+    assert closed["seal"] == {"sealed": 2, "opened": 2, "forged": 0, "replayed": 0, "unknown": 1}
+    assert chain.sessions == {}
