@@ -23,6 +23,13 @@ MAX_HOPS: Final = 16  # far above any real row of firewalls, low enough to stop 
 EXTEND_OCTETS: Final = 16 * 1024  # one request or answer with all the EXTENDs around it; the longest ERROR is below 1 KiB
 RECORDS_PER_KEY: Final = 2**48  # far below any bound of ChaCha20-Poly1305; a connection that reaches it is cut
 
+# sealed datagrams (docs/protocol.md §13) ----------------------------------------
+SEAL_WINDOW: Final = 1024  # counters below the highest: datagrams that overtake each other by more are lost anyway
+SEAL_DATAGRAMS_PER_KEY: Final = 2**32  # of one direction: far below the bounds of ChaCha20-Poly1305 for forgery
+SEAL_REKEY_DATAGRAMS: Final = 2**31  # a new key long before the last datagram: a chain that is away for hours must not end the session
+SEAL_REKEY_AFTER: Final = 3600.0  # what a key that leaks gives away; one handshake per hour and session costs nothing
+SEAL_OVERLAP: Final = 10.0  # both keys are taken: longer than any datagram is under way, as PORT_REST reckons, and than REKEY's round trip
+
 # time a partner gets ---------------------------------------------------------
 HANDSHAKE_TIMEOUT: Final = 5.0  # three messages, long round trips included
 HALF_OPEN_CONNECTIONS: Final = 256  # unauthenticated connections at once; more are closed at accept
@@ -31,7 +38,7 @@ HELLO_RATE_PER_PREFIX: Final = 50.0  # M1 per second from one prefix before X255
 ASK_TIMEOUT: Final = 5.0  # one hop's answer; to OPEN, relays near the client wait longer than those further on (ask_timeout)
 ASK_TIMEOUT_PER_HOP: Final = 1.0  # so much longer each: then the one whose neighbour hangs is the one that says so
 ASK_TIMEOUT_HOPS: Final = 4  # the relay from which on all wait ASK_TIMEOUT: the client of a row that hangs hears it within 8 s
-CONFIRM_TIMEOUT: Final = 30.0  # from ASSIGNED to BIND in the iterative way: the client's round trips to MAX_HOPS relays
+CONFIRM_TIMEOUT: Final = 30.0  # from ASSIGNED to BIND (iterative), from OPENED to REKEY (sealed): round trips to MAX_HOPS relays
 END_TO_END_HALF_OPEN: Final = 1024  # end-to-end handshakes under way at once at one relay
 END_TO_END_PER_LINK: Final = 256  # of these from one neighbour, so that one can't take them all
 END_TO_END_PER_SECOND: Final = 5.0  # of one session; a client makes one, and another when a link was lost

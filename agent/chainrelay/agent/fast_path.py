@@ -68,6 +68,10 @@ class FastPathed:
         """See Stack."""
         return self._backend.intact()
 
+    def seals(self) -> bool:
+        """See Stack."""
+        return self._backend.seals()
+
     def flush_own(self) -> None:
         """Programs, maps and pins first, then the rules."""
         if self._fast is not None:

@@ -6,7 +6,7 @@ holds privilege keeps no state of its own, and the key that adds an element is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
@@ -38,8 +38,8 @@ class Mapping:
     client_side: Endpoint
     server_side: Endpoint
     server_partner: Endpoint
-    sealed: bool = False
-    """The last relay of a sealed session: datagrams are opened toward the server and sealed toward the client (M17). No rules, XDP alone."""
+    sealed: bool = field(default=False, kw_only=True)
+    """The last relay of a sealed session: it opens datagrams toward the server and seals them toward the client (M17). No rules."""
 
     @property
     def family(self) -> int:
@@ -119,6 +119,8 @@ class Remove:
 
 
 Operation = Install | Renew | Rekey | Remove
+Plain = Install | Renew | Remove
+"""What there is to do for mappings that are not sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +152,5 @@ class LiveFlow:
     expires: float
     packets: int
     octets: int
+    sealed: bool = field(default=False, kw_only=True)
+    """Of a sealed mapping: the fast path alone holds it."""
