@@ -2,7 +2,8 @@
 
 Two real agents and a real client (setup_load.py), each a process in a network namespace of its own, on the real kernel. A set-up
 counts when OPENED has reached the client: rules exist at both relays then. Closing is outside the measured time.
-Rounds at each number of standing sessions; medians with ranges. `--quick` ends within a minute and prints `name value` lines.
+Rounds at each number of standing sessions; medians with ranges. Then the same with nothing standing as packages run it: agent and
+helper as two processes, with the journal. `--quick` ends within a minute or so and prints `name value` lines.
 """
 
 from __future__ import annotations
@@ -106,6 +107,13 @@ def measure(plan: Plan, client: LoadClient, relays: Relays) -> tuple[list[Line],
     return rows, figures
 
 
+def two_processes(plan: Plan, client: LoadClient) -> list[Line]:
+    """As packages run it; what stands already changes nothing there that it does not change in one process."""
+    client.ask(do="open", count=500, concurrent=32, keep=False)
+    say("agent and helper as two processes, with the journal")
+    return [one_row(plan, client, 0, concurrent) for concurrent in plan.per_round]
+
+
 def one_row(plan: Plan, client: LoadClient, standing: int, concurrent: int) -> Line:
     """All rounds at one concurrency, the first one thrown away as warm-up."""
     row = Line(standing, concurrent)
@@ -189,6 +197,12 @@ def names(rows: list[Line], figures: dict[str, float]) -> dict[str, float]:
     }
 
 
+def packaged_names(rows: list[Line]) -> dict[str, float]:
+    """Those of the two processes."""
+    found = {row.concurrent: row for row in rows}
+    return {"packaged_setup_rate_2hop": statistics.median(found[32].rates), "packaged_setup_p50_ms": statistics.median(found[1].p50)}
+
+
 def say(text: str) -> None:
     """Progress, to standard error, so that standard output stays for the result."""
     print(f"[{time.monotonic() - STARTED:5.1f} s] {text}", file=sys.stderr, flush=True)
@@ -201,7 +215,6 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Set-up rate through two hops.")
     parser.add_argument("--quick", action="store_true", help="within a minute, `name value` lines only")
-    parser.add_argument("--confined", action="store_true", help="agent and helper as two processes, with the journal (docs/design.md §14)")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="put the table into benchmarks.md there")
     parser.add_argument("--json", type=Path, help="write everything there as well")
     options = parser.parse_args()
@@ -210,10 +223,16 @@ def main() -> None:
         for host in (row.client, row.server, *(firewall.host for firewall in row.firewalls)):
             host.sysctl(net__ipv4__ip_local_port_range=EPHEMERAL)
         extra = {firewall.name: LIMITS for firewall in row.firewalls}
-        with Relays(row, pool=POOL, extra=extra, level="warning", user=USER, confined=options.confined) as relays:
+        with Relays(row, pool=POOL, extra=extra, level="warning", user=USER) as relays:
             rows, figures = measure(plan, LoadClient(row, relays), relays)
-    result = names(rows, figures)
+            for agent in relays.agents:
+                agent.stop()
+                agent.teardown()
+        with Relays(row, pool=POOL, extra=extra, level="warning", user=USER, confined=True) as relays:
+            packaged = two_processes(plan, LoadClient(row, relays))
+    result = names(rows, figures) | packaged_names(packaged)
     text = f"{machine()}. {plan.rounds} rounds each, after one for warm-up; medians and ranges.\n\n{table(rows)}\n"
+    text += f"\nAgent and helper as two processes, with the session journal:\n\n{table(packaged)}\n"
     if not options.quick:
         print(text)
     if options.write:
@@ -222,7 +241,7 @@ def main() -> None:
     for name, value in result.items():
         print(name, f"{value:.3f}" if value < 100 else f"{value:.0f}")
     if options.json:
-        detail = {"machine": machine(), "figures": result, "rows": [vars(row) for row in rows]}
+        detail = {"machine": machine(), "figures": result, "rows": [vars(row) for row in rows], "packaged": [vars(row) for row in packaged]}
         options.json.write_text(json.dumps(detail, indent=1), encoding="utf-8")
 
 

@@ -62,6 +62,22 @@ INLINE void aead_crypt(struct scratch *scratch)
 	}
 }
 
+/* The text's blocks into the sum; it must be padded to a whole one. */
+INLINE void aead_sum_text(const struct scratch *scratch, struct poly1305_sum *sum)
+{
+	__u64 length = text_length(scratch);
+
+#pragma clang loop unroll(disable)
+	for (__u32 block = 0; block < SEALED_LONGEST / POLY1305_BLOCK; block++) {
+		if (block * POLY1305_BLOCK >= length)
+			break;
+
+		const __u32 *words = (void *)(scratch->text + block * POLY1305_BLOCK);
+
+		poly1305_block(scratch, sum, words[0], words[1], words[2], words[3]);
+	}
+}
+
 /* The tag over header and ciphertext; the 16 octets behind it become zero. */
 INLINE void aead_tag(struct scratch *scratch)
 {
@@ -72,15 +88,7 @@ INLINE void aead_tag(struct scratch *scratch)
 	padding[0] = 0;
 	padding[1] = 0;
 	poly1305_block(scratch, &sum, scratch->header[0], scratch->header[1], scratch->header[2], 0);
-#pragma clang loop unroll(disable)
-	for (__u32 block = 0; block < SEALED_LONGEST / POLY1305_BLOCK; block++) {
-		if (block * POLY1305_BLOCK >= length)
-			break;
-
-		__u32 *words = (void *)(scratch->text + block * POLY1305_BLOCK);
-
-		poly1305_block(scratch, &sum, words[0], words[1], words[2], words[3]);
-	}
+	aead_sum_text(scratch, &sum);
 	poly1305_block(scratch, &sum, HEADER_OCTETS, 0, length, 0);
 	poly1305_tag(scratch, &sum, scratch->tag);
 }

@@ -43,7 +43,10 @@ CONF
     ip -n "$netns" link set lo up
     # its settings and what it writes beside them lie over /etc/libvirt in the mount namespace that `ip netns exec` makes: nobody else sees them
     # shellcheck disable=SC2016 # the inner shell's
-    ip netns exec "$netns" setsid nice -n 19 sh -c 'mount --bind "$0/etc" /etc/libvirt &&
+    # No descriptor of the caller's goes along: who waits for a pipe's end or a lock would wait for the daemon.
+    ip netns exec "$netns" setsid nice -n 5 bash -c '
+        for each in /proc/self/fd/*; do [ "${each##*/}" -le 2 ] || eval "exec ${each##*/}>&-"; done
+        mount --bind "$0/etc" /etc/libvirt &&
         exec libvirtd -f "$0/libvirtd.conf" -p "$1"' "$state" "$pid" </dev/null >"$state/log" 2>&1 &
     for _ in $(seq 100); do
         virsh -c qemu:///system version >/dev/null 2>&1 && break
@@ -53,4 +56,4 @@ CONF
     virsh -q -c qemu:///system pool-info chainrelay >/dev/null 2>&1 ||
         virsh -q -c qemu:///system pool-create-as chainrelay dir --target "${CHAINRELAY_BOX:-/var/cache/chainrelay-box}/pool"
 fi
-exec ip netns exec "$netns" nice -n 19 "$@"
+exec ip netns exec "$netns" "$@"

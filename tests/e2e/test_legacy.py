@@ -5,12 +5,16 @@ The rest of the chain's tests run on them in the long set (conftest.py's `two`, 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from e2e.chain import Chain
-from lab import legacy, rulesets
+from chainrelay.errors import Refusal
+from chainrelay.wire.messages import HopCounters
+from e2e.chain import Call, Chain
+from lab import legacy, rulesets, wait
+from lab.daemons import ConfinedAgent
 from lab.datagrams import Port
 from lab.remains import remains
 
@@ -53,6 +57,26 @@ def test_a_stranger_at_the_right_address_with_a_wrong_port_gets_nowhere(chain: C
         call.proves_flow()
 
 
+@pytest.mark.parametrize("table", ["mangle", "nat", "filter"])
+def test_a_restore_that_takes_our_rules_away_is_mended_without_being_asked(chain: Chain, table: str) -> None:
+    """`iptables-legacy-restore` without --noflush, and nobody opens a session: the agent looks by itself."""
+    firewall = chain.firewalls[0]
+    with chain.server(4) as server, chain.open(server) as call:
+        call.proves_flow()
+        before = hooks(chain)
+        firewall.host.run(["iptables-legacy-restore", "--wait"], stdin=f"*{table}\nCOMMIT\n")
+        wait.until(lambda: hooks(chain) == before, "our rules to be back")
+        rulesets.load(firewall.host, chain.row.administrator(firewall).ruleset())
+        call.proves_flow()
+    assert "our rules are gone" in chain.relays.agents[0].log()
+    assert chain.leftovers() == {}
+
+
+def hooks(chain: Chain) -> set[str]:
+    """The rules at relay 1 that lead from the kernel's own chains into ours."""
+    return {line for line in legacy.saved(chain.firewalls[0].host, ours=True) if " -A CHAINRELAY-" not in line and " -A " in line}
+
+
 def test_nft_rules_beside_it_are_told_by_the_check() -> None:
     with Chain(1, (4,), rules="iptables-legacy") as chain:
         agent, host = chain.relays.agents[0], chain.firewalls[0].host
@@ -78,3 +102,60 @@ def test_teardown_takes_only_what_is_ours_and_a_reload_of_his_loses_nothing() ->
             agent.teardown()
             assert remains(firewall.host).all == ()
         assert legacy.saved(firewall.host, ours=False) == his
+
+
+# two daemons ---------------------------------------------------------------------
+
+
+def two_daemons(lease: int) -> Chain:
+    """A relay whose helper has a user of its own, CAP_NET_ADMIN and CAP_NET_RAW, and reads the xtables lock, as the documentation says."""
+    return Chain(1, rules="iptables-legacy", confined=True, lease=lease, level="info")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_both_daemons_dead_and_the_kernel_ends_it_with_the_lease(family: int) -> None:
+    with two_daemons(4) as chain, chain.server(family) as server, chain.open(server) as call:
+        call.proves_flow()
+        agent = confined(chain)
+        agent.kill()
+        agent.helper.kill()
+        killed = time.monotonic()
+        call.proves_flow()
+        wait.until(lambda: not call.to_client(1).seen and not call.to_server(1).seen, "the kernel to stop it", 8)
+        assert time.monotonic() - killed > 2
+        assert legacy.members(agent.host) == []
+
+
+def test_both_daemons_restart_and_adopt_it() -> None:
+    with two_daemons(60) as chain, chain.server(4) as server, chain.open(server) as call:
+        call.proves_flow()
+        agent = confined(chain)
+        agent.kill()
+        agent.helper.kill()
+        call.proves_flow()
+        agent.start()
+        counters = wait.until(lambda: told(call), "the relay to know the session", 10)
+        assert [each.hop for each in counters] == ["fw1"]
+        call.proves_flow()
+        call.close()
+        assert chain.leftovers() == {}
+        with chain.open(server) as later:
+            later.proves_flow()
+        agent.stop()
+        agent.teardown()
+        assert remains(agent.host).all == ()
+
+
+def confined(chain: Chain) -> ConfinedAgent:
+    """Its agent."""
+    agent = chain.relays.agents[0]
+    assert isinstance(agent, ConfinedAgent)
+    return agent
+
+
+def told(call: Call) -> tuple[HopCounters, ...]:
+    """What the relays counted; nothing while they can't say."""
+    try:
+        return call.chain.client_loop.call(call.session.counters)
+    except Refusal:
+        return ()

@@ -9,12 +9,13 @@ import pty
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,30 @@ def test_iperf3_loses_nothing(two: Chain, family: int, reverse: bool) -> None:
     assert total["packets"] > 500
     assert total["lost_packets"] == 0
     assert two.leftovers() == {}
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_forward_ends_the_sessions_of_connections_that_stand(two: Chain, signum: signal.Signals) -> None:
+    """Connections in use, and one that is just coming to its end, when the command is told to end."""
+    address = two.row.server_end.address(4)
+    to = ["--tcp", "--peer", str(Endpoint(address, IPERF)), "--config", str(two.relays.client_directory), "--json"]
+    with two.row.server.enter():
+        service = socket.create_server((str(address), IPERF))
+    with service, talking(two.row.client, [*COMMAND, "forward", "0", *to]) as forwarding, ExitStack() as stack:
+        listen = Endpoint.parse(hear(forwarding)["listen"])
+        for _ in range(3):
+            with two.row.client.enter():
+                near = stack.enter_context(socket.create_connection((str(listen.address), listen.port), 10))
+            near.sendall(b"x")
+            far = stack.enter_context(service.accept()[0])
+            assert far.recv(10) == b"x"
+            hear(forwarding)
+        assert set(two.leftovers()) == {"fw1", "fw2"}
+        far.close()
+        near.close()
+        forwarding.send_signal(signum)
+        assert forwarding.wait(10) == 0
+        assert two.leftovers() == {}
 
 
 def test_mosh_through_the_chain(two: Chain) -> None:

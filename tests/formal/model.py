@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 FOLDER = Path(__file__).parent
-GROUPS = ("agreement", "secrecy", "theft", "hybrid", "binding", "end_to_end")
+GROUPS = ("agreement", "secrecy", "theft", "hybrid", "binding", "end_to_end", "sealed")
 _DIRECTIVE = re.compile(r"#(include|define|if|else|endif)(?: (!?)([A-Za-z0-9_.]+))?\s*")
 _QUERY_NAME = re.compile(r"\(\* query: (.+) \*\)")
 

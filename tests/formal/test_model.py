@@ -36,6 +36,8 @@ PLACES = {
     "NO_HOP": {"place_of"},
     "NO_PREVIOUS": {"place_of"},
     "NO_ENDPOINTS": {"first_record"},
+    "NO_EXIT": {"rekeyed_of"},
+    "NO_COMPONENT": {"associated"},
     "NO_ROLES": {"role_i", "role_r"},
     "NO_DIRECTIONS": {"k_auth"},
 }

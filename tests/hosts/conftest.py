@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from hosts.appliance import Appliances, Outcomes, fast_path
+from hosts.appliance import Appliances, Outcomes, as_system, fast_path
 from hosts.packages import OLD, Repository
 from hosts.site import Site, site
+from hosts.system import System
+from lab.row import Row
 
 SITES = os.environ.get("CHAINRELAY_HOSTS", "bookworm").split()
 NOT_YET = "CAP_SYS_ADMIN"
@@ -49,6 +51,21 @@ def row(request: pytest.FixtureRequest, hosts: Site) -> Iterator[Appliances]:
         if request.param == "xdp" and NOT_YET in fast_path(made.firewalls[0])["why"]:
             pytest.xfail("the packaged helper gets no fast path yet: bcc opens pinned maps by their ids, which takes CAP_SYS_ADMIN")
         yield made
+
+
+@pytest.fixture(scope="module")
+def links(hosts: Site) -> Iterator[Row]:
+    """A row of which the first firewall matters; the others are there for its links only."""
+    with hosts.row(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def host(links: Row) -> System:
+    """That firewall, booted, with nothing of ours on it."""
+    firewall = as_system(links.firewalls[0].host)
+    firewall.boot()
+    return firewall
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from chainrelay.agent.journald import MESSAGE_IDS
 from demo.checks import failures
 from e2e.chain import slow_datagrams
 from hosts import packages
@@ -59,6 +62,50 @@ def test_reload(row: Appliances, outcomes: Outcomes) -> None:
             firewall.write(path, text)
             firewall.run(["systemctl", "reload", AGENT])
         call.close()
+
+
+def test_what_the_journal_tells(row: Appliances) -> None:
+    """Records with fields, explained by the catalog; refusals are an audit trail of their own."""
+    first = row.firewalls[0]
+    with Call(row) as call:
+        call.close()
+    found = wait.until(lambda: records(first, f"SESSION_ID={call.id}", f"MESSAGE_ID={MESSAGE_IDS['closed']}"), "the record", UP_AGAIN)
+    assert found[0]["PRINCIPAL"] == "alice"
+    explained = first.run(["journalctl", "--no-pager", "-x", f"MESSAGE_ID={MESSAGE_IDS['closed']}", f"SESSION_ID={call.id}"]).stdout
+    assert "Rules and ports are free" in explained
+
+    refused = row.client.run(["chainrelay", "open", "--peer", "10.66.0.1:9"], check=False)
+    assert refused.returncode != 0
+    trail = wait.until(lambda: records(first, f"MESSAGE_ID={MESSAGE_IDS['refused']}"), "the refusal", UP_AGAIN)
+    assert trail[-1]["CHAINRELAY_CODE"] == "access-denied"
+    assert (trail[-1]["PRINCIPAL"], trail[-1]["HOP"]) == ("alice", "fw1")
+
+
+def records(host: System, *matches: str) -> list[dict[str, str]]:
+    """The agent's records that match."""
+    printed = host.run(["journalctl", "--no-pager", "-o", "json", "-t", AGENT, *matches], check=False).stdout
+    return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+
+
+def test_keys_as_credentials(row: Appliances) -> None:
+    """systemd hands them to the agent alone; nothing lies below /etc/chainrelay."""
+    first, peers = row.firewalls[0], "/etc/chainrelay/peers.toml"
+    text, drop_in = first.read(peers), "/etc/systemd/system/chainrelay-agent.service.d"
+    first.run(["sh", "-c", f"mkdir -p {drop_in} /root/keys && mv /etc/chainrelay/keys/* /root/keys/ && chown root /root/keys/*"])
+    try:
+        first.write(f"{drop_in}/keys.conf", "[Service]\nLoadCredential=alice:/root/keys/alice.key\nLoadCredential=fw2:/root/keys/fw2.key\n")
+        first.write(peers, re.sub(r'file = "keys/(\w+)\.key"', r'credential = "\1"', text))
+        first.run(["systemctl", "daemon-reload"])
+        first.run(["systemctl", "restart", AGENT], timeout=60)
+        wait_listening(first)
+        with Call(row) as call:
+            call.close()
+    finally:
+        first.run(["sh", "-c", f"rm -r {drop_in}; mv /root/keys/* /etc/chainrelay/keys/ && chown chainrelay /etc/chainrelay/keys/*"])
+        first.write(peers, text)
+        first.run(["systemctl", "daemon-reload"])
+        first.run(["systemctl", "restart", AGENT], timeout=60)
+        wait_listening(first)
 
 
 def restart_the_agents(row: Appliances) -> None:

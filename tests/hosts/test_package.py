@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hosts import packages
-from hosts.appliance import AGENT, as_system, configure, start, wait_listening
-from hosts.site import Site
+from hosts.appliance import AGENT, configure, start, wait_listening
 from hosts.system import System
 from lab.configuration import Configuration
 from lab.remains import remains
@@ -26,22 +24,7 @@ OTHERS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def row(hosts: Site) -> Iterator[Row]:
-    """The first firewall matters; the others are there for its links only."""
-    with hosts.row(2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def host(row: Row) -> System:
-    """The firewall, booted and bare."""
-    firewall = as_system(row.firewalls[0].host)
-    firewall.boot()
-    return firewall
-
-
-def test_a_life(row: Row, host: System, tmp_path: Path) -> None:
+def test_a_life(links: Row, host: System, tmp_path: Path) -> None:
     before, users = files(host), accounts(host)
 
     printed = packages.install(host, packages.AGENT)
@@ -55,7 +38,7 @@ def test_a_life(row: Row, host: System, tmp_path: Path) -> None:
     assert checked.returncode == 2
     assert "agent.toml:id" in checked.stdout, "the shipped files decide nothing on the administrator's behalf"
 
-    configuration = Configuration(row, tmp_path)
+    configuration = Configuration(links, tmp_path)
     configuration.write()
     configure(host, configuration.directory(host.name))
     assert host.run(["chainrelay-agent", "--check-config"]).returncode == 0

@@ -63,7 +63,7 @@ class Helper:
             mount = str(TREE / "systemd" / "mount-bpffs")
             self.host.run(["sh", mount, str(self.socket.with_name("bpf")), str(HELPER_UID)])
         command = [
-            *confine(HELPER_UID, AGENT_UID, HELPER_CAPABILITIES), PYTHON, "-m", "chainrelay.agent.datapath",
+            *self._rights(), PYTHON, "-m", "chainrelay.agent.datapath",
             "--config", str(self._directory), "--socket", str(self.socket), "--agent-user", str(AGENT_UID),
         ]  # fmt: skip
         with self._log.open("ab") as log:
@@ -75,6 +75,16 @@ class Helper:
             return _accepts(self.socket)
 
         wait.until(ready, f"the helper of {self.host.name} (log: {self._log})", START_TIMEOUT)
+
+    def _rights(self) -> list[str]:
+        """As its unit gives them; with the legacy tables also what docs/configuration.md says of these."""
+        if '"iptables-legacy"' not in (self._directory / "agent.toml").read_text():
+            return confine(HELPER_UID, AGENT_UID, HELPER_CAPABILITIES)
+        lock = self.socket.with_name("xtables.lock")
+        lock.touch(0o640)
+        os.chown(lock, 0, AGENT_UID)
+        bind = f'mount --bind {lock} /run/xtables.lock && exec "$0" "$@"'
+        return ["unshare", "--mount", "--", "sh", "-c", bind, *confine(HELPER_UID, AGENT_UID, f"{HELPER_CAPABILITIES} net_raw")]
 
     def stop(self) -> None:
         """SIGTERM; it must end with status 0."""

@@ -46,6 +46,7 @@ from chainrelay.wire.messages import (
     Way,
 )
 from chainrelay.wire.primitives import Ephemeral
+from chainrelay.wire.sealed import IV_LENGTH, Sealer
 
 FOLDER = Path(__file__).parent / "v1"
 SESSION = bytes(range(0xA0, 0xB0))
@@ -98,6 +99,15 @@ MESSAGES: tuple[Message | ControlMessage, ...] = (
     Done(),
 )
 
+DATA_LABELS = ("data i>r", "iv i>r", "data r>i", "iv r>i")
+SEALED = (
+    (0, 0, b""),
+    (0, 1, b"\x80\x60\x00\x01" + bytes(range(8)) + b"an RTP packet, by its first octet"),
+    (1, 2, b"an RTCP packet"),
+    (0, 2**32 - 1, bytes(64)),
+    (1, 255, bytes(range(256)) * 5),
+)
+
 # What must be refused, and the word by which the refusal names the culprit: maps that lie beside a good OPEN or RENEW.
 _GOOD_OPEN = {0: 1, 1: 9, 2: SESSION, 3: 17, 4: 1, 5: False, 6: 1, 7: bytes(4) + b"\1\1", 8: ["host.example", 9], 9: "alice"}
 _GOOD_OPEN |= {10: bytes(4) + b"\1\1", 11: 0, 12: [], 13: 1}
@@ -147,6 +157,8 @@ HANDSHAKES: tuple[tuple[str, str, Purpose, Context], ...] = (
     ("alice", "fw1", Purpose.CLIENT_HOP, DIRECT),
     ("fw1", "fw2", Purpose.RELAY_HOP, DIRECT),
     ("alice", "fw2", Purpose.END_TO_END, Context(way=1, hop=2, session=SESSION, previous="fw1")),
+    ("alice", "fw3", Purpose.END_TO_END, Context(way=2, hop=3, session=SESSION, previous="fw2")),
+    ("alice", "fw1", Purpose.END_TO_END, Context(way=1, hop=1, session=SESSION, previous="")),
     ("alice", "media", Purpose.CONTROL, DIRECT),
 )
 
@@ -192,7 +204,7 @@ def sides(initiator: str, responder: str, purpose: Purpose, context: Context) ->
 
 
 def handshakes() -> list[dict[str, Any]]:
-    """One handshake per purpose, and the first records of both directions."""
+    """One handshake per purpose and way, the first records of both directions, and what data keys are made of."""
     found = []
     for initiator, responder, purpose, context in HANDSHAKES:
         i, r = sides(initiator, responder, purpose, context)
@@ -200,6 +212,7 @@ def handshakes() -> list[dict[str, Any]]:
         m2 = r.answer(m1)
         m3 = i.answer(m2)
         r.finish(m3)
+        labels = DATA_LABELS if purpose is Purpose.END_TO_END else ()
         found.append(
             {
                 "initiator": initiator,
@@ -222,6 +235,7 @@ def handshakes() -> list[dict[str, Any]]:
                 "record_i": i.channel().seal(codec.encode(1, Close(SESSION))).hex(),
                 "record_i_of_two": i.channel().seal(codec.encode(2, Close(SESSION)), codec.encode(3, Status(SESSION))).hex(),
                 "record_r": r.channel().seal(codec.encode(1, Closed(SESSION, ()))).hex(),
+                **{f"key({label})": r.key(label.encode()).hex() for label in labels},
             }
         )
     return found
@@ -241,9 +255,34 @@ def messages() -> dict[str, Any]:
     return {"good": good, "refused": [{"why": why, "body": cbor.encode(body).hex()} for body, why in REFUSED]}
 
 
+def sealed() -> list[dict[str, Any]]:
+    """Datagrams under the keys of the recursive handshake above, in both directions."""
+    found = []
+    (vector,) = (each for each in handshakes() if each["way"] == 2)
+    for direction in ("i>r", "r>i"):
+        key, iv = (bytes.fromhex(vector[f"key({what} {direction})"]) for what in ("data", "iv"))
+        for component, counter, text in SEALED:
+            sealer = Sealer(KEY_ID, key, iv[:IV_LENGTH])
+            sealer.counter = counter
+            datagram = sealer.seal(text, component)
+            found.append(
+                {
+                    "direction": direction,
+                    "key": key.hex(),
+                    "iv": iv[:IV_LENGTH].hex(),
+                    "key_id": KEY_ID.hex(),
+                    "component": component,
+                    "counter": counter,
+                    "text": text.hex(),
+                    "datagram": datagram.hex(),
+                }
+            )
+    return found
+
+
 def files() -> dict[str, str]:
     """Name and text of every file."""
-    made = {"handshakes.json": handshakes(), "messages.json": messages()}
+    made = {"handshakes.json": handshakes(), "messages.json": messages(), "sealed.json": sealed()}
     return {name: json.dumps(content, indent=1) + "\n" for name, content in made.items()}
 
 

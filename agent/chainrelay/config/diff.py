@@ -126,7 +126,8 @@ def _row(row: Allow | AnswerRow) -> str:
     protocols = "/".join(sorted(protocol.name.lower() for protocol in row.protocols))
     text = f"{row.user} from {row.source} ports {row.source_ports} to {row.destination}{' ' + names if names else ''}"
     text += f" ports {row.destination_ports} {protocols}"
-    shares = {"sessions": row.sessions, "opens_per_second": row.opens_per_second, "seal": row.seal}
+    shares: dict[str, object] = {"sessions": row.sessions, "opens_per_second": row.opens_per_second}
+    shares |= {name: "required" for name, demanded in (("seal", row.seal), ("neighbour_key", row.neighbour_key)) if demanded}
     return text + "".join(f" {key} {_text(value)}" for key, value in shares.items() if value)
 
 

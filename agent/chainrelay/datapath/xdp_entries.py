@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from chainrelay.datapath.xdp_layout import COUNTS, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Layout, Value
+from chainrelay.datapath.xdp_layout import COUNTS, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Layout, Sealing, Value
 from chainrelay.wire.endpoint import Address, Endpoint
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class Way:
     """The interface's MAC: what we send from, and where the opposite direction arrives."""
     ready: bool = False
     """The neighbour's MAC is known and the interface takes the fast path: datagrams may go."""
+    fast: bool = False
+    """The interface takes the fast path, whether the neighbour is known by now or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Held:
     octets: int
     """Since the last renewal, both."""
     session: bytes
+    seal: Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,20 @@ def key_of(source: Endpoint, destination: Endpoint) -> bytes:
     return _tuple_layout(source.family).pack(_tuple(source, destination))
 
 
-def value_of(flow: Flow, session: bytes, arrives: Way, hop: int, lease_ns: int) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What else happens to the datagrams of a sealed session's flow."""
+
+    sealing: Sealing = Sealing.PLAIN
+    component: int = 0
+    key_id: bytes = bytes(4)
+    """What to seal with; zeros where the flow is opened."""
+
+
+PLAIN = Seal()
+
+
+def value_of(flow: Flow, session: bytes, arrives: Way, hop: int, lease_ns: int, seal: Seal = PLAIN) -> bytes:
     """A new entry, counters at zero. `arrives` is the way to the flow's source; `hop` the index of the way to where it goes."""
     layout = FLOW4 if flow.source.family == 4 else FLOW6
     leaves = {f"leaves.{name}": value for name, value in _tuple(flow.new_source, flow.new_destination).items()}
@@ -72,6 +88,9 @@ def value_of(flow: Flow, session: bytes, arrives: Way, hop: int, lease_ns: int) 
             "state.hop": hop,
             "state.arrives_on": arrives.ifindex,
             "state.arrives_at": arrives.own,
+            "state.seal": seal.sealing,
+            "state.component": seal.component,
+            "key_be32": seal.key_id,
             "account.session": session,
             **leaves,
         }
@@ -94,6 +113,7 @@ def held_of(key: bytes, value: bytes) -> Held:
         _counted(fields, "packets"),
         _counted(fields, "octets"),
         _octets(fields["account.session"]),
+        Seal(Sealing(_int(fields["state.seal"])), _int(fields["state.component"]), _octets(fields["key_be32"])),
     )
 
 
@@ -139,6 +159,12 @@ def renewal_of(key: bytes, arrives: Way, hop: int, lease_ns: int) -> bytes:
             "arrives_at": arrives.own,
         }
     )
+
+
+def rekey_of(key: bytes, key_id: bytes) -> bytes:
+    """A record for the control program that changes nothing but the key that the flow is sealed with."""
+    layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
+    return layout.pack({**{f"key.{name}": value for name, value in shape.unpack(key).items()}, "rekey": 1, "key_be32": key_id})
 
 
 def renewed_of(record: bytes) -> Renewed | None:

@@ -20,7 +20,7 @@ from chainrelay.config.agent import AgentConfig
 from chainrelay.datapath.backend import Backend
 from chainrelay.datapath.mapping import LiveFlow, Outcome
 from chainrelay.errors import Code, DatapathError, Refusal
-from chainrelay.limits import ASK_TIMEOUT, ASK_TIMEOUT_HOPS, ASK_TIMEOUT_PER_HOP, RULES_CHECK
+from chainrelay.limits import ASK_TIMEOUT, ASK_TIMEOUT_HOPS, ASK_TIMEOUT_PER_HOP, RULES_CHECK, RULES_CHECK_SHARE
 from chainrelay.net.connection import Heard
 from chainrelay.net.datapath import DatapathQueue, Journal
 from chainrelay.net.ends import Ends
@@ -243,18 +243,26 @@ class Relay:
 
     async def _watch(self) -> None:
         """Notice when somebody has removed our rules (`nft flush ruleset`), and put them and the sessions back."""
+        pause = RULES_CHECK
         while True:
-            await asyncio.sleep(RULES_CHECK)
+            await asyncio.sleep(pause)
             try:
-                if await self.datapath.call(self._backend.intact):
+                intact, took = await self.datapath.call(self._look)
+                pause = max(RULES_CHECK, took / RULES_CHECK_SHARE)
+                if intact:
                     continue
-                log.warning("our nftables rules are gone (was the whole ruleset flushed?); putting them back with all sessions")
+                log.warning("our rules are gone (was the whole ruleset flushed?); putting them back with all sessions")
                 self._take(RulesLost())
                 await self.datapath.drain()
                 await self.datapath.call(self._backend.setup)
                 self.engine.can_seal(await self.datapath.call(self._backend.seals))
             except DatapathError as fault:
                 log.error("the kernel's rules can't be looked after: %s", fault)
+
+    def _look(self) -> tuple[bool, float]:
+        """Whether our rules stand, and how long it took to see; in the datapath's thread."""
+        began = self._now()
+        return self._backend.intact(), self._now() - began
 
     # what the tables say ---------------------------------------------------
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 
 from chainrelay.datapath.mapping import Operation, Outcome
@@ -117,7 +116,7 @@ class Book:
         record = Record(
             phase,
             session.request,
-            replace(session.link, number=0),
+            session.link,
             session.via if isinstance(session.via, NextHop) else None,
             session.created,
             session.expires,

@@ -41,7 +41,7 @@ class Record:
     phase: Phase
     request: Open
     link: Link
-    """Whose it is; the connection's own number means nothing any more and is 0."""
+    """Whose it is. The connection's own number means nothing later: it is not kept, and 0 in what `unpack` gives."""
     next_hop: NextHop | None
     """None at the last relay."""
     created: float

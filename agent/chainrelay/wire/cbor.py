@@ -8,6 +8,7 @@ encoded again.
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import cbor2
@@ -27,10 +28,24 @@ _ARRAY_HAS_NO_KEYS, _BEFORE_ALL_KEYS = -2, -1
 def encode(value: object) -> bytes:
     """`value` as deterministic CBOR. Maps must have integer keys from -24 to 23, ascending (0 … 23, then -1 … -24).
 
-    cbor2 writes a map in the order it has and everything else in its shortest form: that saves sorting every message.
+    cbor2 writes a map in the order it has and everything else in its shortest form: that saves sorting every message. Making
+    an encoder costs as much as encoding a message, so they are kept; one that has failed is not.
     """
-    encoded: bytes = cbor2.dumps(value)
+    buffer, encoder = _spare.pop() if _spare else _encoder()
+    encoder.encode(value)
+    encoded = buffer.getvalue()
+    buffer.seek(0)
+    buffer.truncate()
+    _spare.append((buffer, encoder))
     return encoded
+
+
+def _encoder() -> tuple[BytesIO, cbor2.CBOREncoder]:
+    buffer = BytesIO()
+    return buffer, cbor2.CBOREncoder(buffer)
+
+
+_spare: list[tuple[BytesIO, cbor2.CBOREncoder]] = []  # as many as threads encode at once; pop and append are atomic
 
 
 def decode(body: bytes) -> Any:  # noqa: ANN401 - whoever calls checks every type

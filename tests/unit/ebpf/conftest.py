@@ -39,6 +39,14 @@ def loaded(pins: Path) -> Path:
     return pins / f"v{LAYOUT_VERSION}"
 
 
+@pytest.fixture(scope="session")
+def cipher(loaded: Path) -> Path:
+    """The folder with the cipher's test entries in it as well."""
+    log = loaded.parent.parent / "cipher-log"
+    subprocess.run([sys.executable, "-m", "unit.ebpf.cipher_load", str(loaded), str(log)], check=True)
+    return loaded
+
+
 @pytest.fixture
 def world(loaded: Path) -> Iterator[World]:
     """The world, fresh."""

@@ -88,14 +88,16 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.flows = {4: Map.open(folder / "flows4"), 6: Map.open(folder / "flows6")}
-        self.hops, self.verdicts = Map.open(folder / "hops"), Map.open(folder / "verdicts")
-        self.programs = {name: Program.open(folder / name) for name in ("native", "generic", "renew4", "renew6")}
+        self.hops, self.verdicts, self.seals = (Map.open(folder / name) for name in ("hops", "verdicts", "seals"))
+        self.programs = {name: Program.open(folder / name) for name in ("native", "generic", "renew4", "renew6", "end_keys")}
         for index, way in WAYS.items():
             self.hops.update(index.to_bytes(4, "little"), hop_of(way))
         self.reset()
 
     def reset(self) -> None:
-        """All flows as CASES has them, counters of the flows at zero."""
+        """All flows as CASES has them, counters of the flows at zero; no keys."""
+        for key, _ in list(self.seals.items()):
+            self.seals.delete(key)
         for family, cases in CASES.items():
             for key, _ in list(self.flows[family].items()):
                 self.flows[family].delete(key)
@@ -124,7 +126,7 @@ class World:
 
     def close(self) -> None:
         """Let go of everything."""
-        for each in (*self.flows.values(), self.hops, self.verdicts, *self.programs.values()):
+        for each in (*self.flows.values(), self.hops, self.verdicts, self.seals, *self.programs.values()):
             each.close()
 
 

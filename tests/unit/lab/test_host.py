@@ -135,8 +135,9 @@ def _program(then: str) -> str:
 
 
 def _victim(then: str) -> tuple[subprocess.Popen[str], str, list[str]]:
+    """With the usual signals: under nohup a hangup would be ignored by us and, by inheritance, by it."""
     process = subprocess.Popen(
-        [sys.executable, "-c", _program(then)],
+        ["env", "--default-signal=HUP,INT,TERM", sys.executable, "-c", _program(then)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -26,7 +26,7 @@ from chainrelay.session.prefixes import Prefixes
 from chainrelay.session.tables import AccessTable, Allow, Kind, PeerRow, PeerTable, RouteTable
 from chainrelay.wire.endpoint import Endpoint, Target
 from chainrelay.wire.keys import PairKey, Purpose
-from chainrelay.wire.messages import Open, Protocol, Status, Way
+from chainrelay.wire.messages import Extend, Open, Protocol, Status, Way
 
 KEY = PairKey("k1", bytes(range(32)))
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -132,4 +132,6 @@ def test_relays_further_on_lose_patience_earlier() -> None:
     assert waits[:4] == sorted(set(waits), reverse=True)
     assert waits[3:] == [ASK_TIMEOUT] * 3
     assert ask_timeout(Status(os.urandom(16))) == ASK_TIMEOUT
+    octets = Extend(os.urandom(16), 6, "fw5", "fw6", 1, Endpoint(LOOPBACK, 4000), b"octets")
+    assert [ask_timeout(octets, place) for place in range(1, 7)] == waits, "an EXTEND for the last relay waits as OPEN does"
     assert waits[0] < PATIENCE

@@ -48,6 +48,8 @@ from chainrelay.wire.messages import (
 from chainrelay.wire.sealed import SealKeys, new_key_id
 from chainrelay.wire.states import State
 from unit.client.fake_relay import run, until
+from unit.net.test_ends import P3, Before
+from unit.net.test_ends import play as play_before
 from walklab import P6, Lie, Walk, pair_key
 from wirelab import ephemeral
 
@@ -459,3 +461,53 @@ def test_paths_that_cannot_be() -> None:
 
     for path in ((), ("fw1",), ("fw2", "fw3"), ("fw1", "fw3"), ("fw1", "fw2", "fw1"), ("fw1", "fw2", "fw3", "fw3")):
         play(3, scenario, lies={2: path_of(*path)})
+
+
+# the iterative way, by a hand-made relay 1 --------------------------------------------
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_iterative_on_the_connection_that_stands(keyed: bool) -> None:
+    async def scenario(before: Before) -> None:
+        wire = await before.connect()
+        assigned, _ = await before.ask(wire, before.open(sealed=True))
+        assert isinstance(assigned, Assigned)
+        bind = Bind(before.session, Target(P6.address, P6.port))
+        refusal, _ = await before.ask(wire, bind)
+        assert isinstance(refusal, Error)
+        assert refusal.code is Code.WRONG_STATE
+        keys = wire.seal_keys(new_key_id(os.urandom(4), 0))
+        rekeyed, outer = await before.ask(wire, Rekey(before.session, keys.key_id))
+        assert rekeyed == Rekeyed(before.session, keys.key_id, P3, assigned.client_side, assigned.server_side)
+        assert outer.client_side is None
+        assert isinstance((await before.ask(wire, bind))[0], Bound)
+        kernel = before.row.relays[1].datapath._backend
+        assert isinstance(kernel, FakeBackend)
+        passed = kernel.pass_packet(Packet(Protocol.UDP, P3, assigned.client_side, keys.sealer().seal(b"hello")))
+        assert passed == Packet(Protocol.UDP, assigned.server_side, P6, b"hello")
+
+        before.connection = 2  # a new key takes a new connection, on which everything else is asked as well
+        wire = await before.connect()
+        fresh = wire.seal_keys(new_key_id(os.urandom(4), 1))
+        again, _ = await before.ask(wire, Rekey(before.session, fresh.key_id))
+        assert isinstance(again, Rekeyed)
+        answer = kernel.pass_packet(Packet(Protocol.UDP, P6, assigned.server_side, b"answer"))
+        assert isinstance(answer, Packet)
+        assert fresh.opener().open(answer.payload) == b"answer"
+        assert isinstance((await before.ask(wire, Renew(before.session, 60)))[0], Renewed)
+        assert isinstance((await before.ask(wire, Close(before.session)))[0], Closed)
+        assert not kernel.flows()
+
+    play_before(scenario, keyed=keyed)
+
+
+def test_a_bare_connection_carries_nothing_for_relay_1() -> None:
+    async def scenario(before: Before) -> None:
+        with pytest.raises(Refusal, match="ended the handshake"):
+            await before.pass_on(before.client().outgoing(), hop=1, previous="")
+        await before.connect()
+        with pytest.raises(Refusal) as refusal:
+            await before.pass_on(before.client().outgoing(), hop=1, previous="", connection=2)
+        assert refusal.value.code is Code.UNEXPECTED
+
+    play_before(scenario, keyed=False)

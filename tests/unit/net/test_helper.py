@@ -11,11 +11,11 @@ import pytest
 
 from chainrelay.datapath import remote
 from chainrelay.datapath.fake import FakeBackend
-from chainrelay.datapath.mapping import Counters, Done, Failed, Install
+from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Rekey, Renew
 from chainrelay.errors import DatapathError
 from chainrelay.limits import BATCH
 from chainrelay.net.helper import HelperBackend
-from unit.datapath.test_remote import MAPPING
+from unit.datapath.test_remote import KEYS, MAPPING, SEALED
 from unit.privileged.test_service import Helper
 
 
@@ -32,6 +32,19 @@ def test_a_restart_between_two_questions_is_not_noticed(tmp_path: Path) -> None:
     finally:
         agent.close()
         second.end()
+
+
+def test_keys_go_to_a_helper_that_seals_and_come_back_as_outcomes(tmp_path: Path) -> None:
+    helper = Helper(tmp_path / "socket", FakeBackend(seals=True))
+    agent = HelperBackend(helper.path)
+    try:
+        assert agent.seals()
+        lost = Failed("the sealed session is not here", keyless=True)
+        assert agent.apply([Renew(SEALED, 60.0), Install(SEALED, 60.0, KEYS), Rekey(SEALED, KEYS)]) == [lost, *[Done(Counters())] * 2]
+        assert [flow.sealed for flow in agent.flows()] == [True] * 4
+    finally:
+        agent.close()
+        helper.end()
 
 
 def test_a_question_waits_for_a_helper_that_comes_later(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_every_verb_is_the_backends(helper: Helper) -> None:
     assert {flow.source for flow in remote_backend.flows()} == {flow.source for flow in helper.backend.flows()}
     assert remote_backend.counters([MAPPING]) == [Counters()]
     assert remote_backend.intact()
+    assert not remote_backend.seals()
     remote_backend.flush_own()
     assert helper.backend.flows() == []
     remote_backend.close()

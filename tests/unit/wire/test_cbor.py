@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import cbor2
@@ -40,6 +42,30 @@ def test_sequences(values: list[object]) -> None:
     assert list(cbor.decode_sequence(octets)) == values
     with pytest.raises(ProtocolError):
         list(cbor.decode_sequence(octets + b"\x42\x00"))
+
+
+def test_what_can_not_be_encoded_leaves_nothing_for_the_next() -> None:
+    for _ in range(3):
+        with pytest.raises(cbor2.CBOREncodeError):
+            cbor.encode([1, 2, object()])
+        assert cbor.encode([1, 2]) == b"\x82\x01\x02"
+
+
+def test_threads_encode_at_the_same_time() -> None:
+    """The loop encodes messages while the datapath's thread encodes records."""
+    values: list[object] = [{0: number, 1: bytes([number]) * 500} for number in range(8)]
+    wanted = [cbor2.dumps(value, canonical=True) for value in values]
+
+    def many(number: int) -> bool:
+        return all(cbor.encode(values[number]) == wanted[number] for _ in range(3000))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(len(values)) as threads:
+            assert all(threads.map(many, range(len(values))))
+    finally:
+        sys.setswitchinterval(before)
 
 
 @given(st.binary(max_size=120))

@@ -14,7 +14,7 @@ from chainrelay.wire.frame import frame
 from chainrelay.wire.keys import DIRECT, Context, Purpose
 from chainrelay.wire.messages import Close, Closed, ControlMessage, Done, Message, Offer, Peer, Protocol, Status
 from chainrelay.wire.states import TRANSITIONS, Input, State
-from vectors.make_v1 import MESSAGES, SESSION, V4
+from vectors.make_v1 import KEY_ID, MESSAGES, SESSION, V4
 from wirelab import Pair
 
 
@@ -221,3 +221,27 @@ def test_end_to_end_the_first_request_may_go_with_m3() -> None:
         r.send(1, Closed(bytes(16), ()))
         assert i.receive(r.outgoing()) == [(1, Authenticated("fw1", Closed(bytes(16), ())))]
         assert (i.state, r.state) == (State.OPEN, State.OPEN)
+
+
+def test_data_keys_belong_to_end_to_end_connections_that_stand() -> None:
+    pair = Pair(purpose=Purpose.END_TO_END, context=Context.recursive(2, SESSION, "fw1"))
+    initiator, responder = Connection(pair.start()), Connection(pair.await_())
+    for side in (initiator, responder):
+        with pytest.raises(ProtocolError, match="no data keys"):
+            side.seal_keys(KEY_ID)
+    for _ in range(2):
+        responder.receive(initiator.outgoing())
+        initiator.receive(responder.outgoing())
+    keys = initiator.seal_keys(KEY_ID)
+    assert keys == responder.seal_keys(KEY_ID)
+    assert len({keys.open_key, keys.seal_key, keys.open_iv + bytes(20), keys.seal_iv + bytes(20)}) == 4
+    assert keys.open_key.hex() not in repr(keys)
+    other, _ = pair.connect()
+    assert other.seal_keys(KEY_ID) != keys, "another connection, another key"
+    fails(responder, frame(bytes(30)))
+    with pytest.raises(ProtocolError, match="no data keys"):
+        responder.seal_keys(KEY_ID)
+    for purpose in (Purpose.CLIENT_HOP, Purpose.RELAY_HOP, Purpose.CONTROL):
+        for side in Pair(purpose=purpose).connect():
+            with pytest.raises(ProtocolError, match="no data keys"):
+                side.seal_keys(KEY_ID)

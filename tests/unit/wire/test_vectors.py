@@ -18,12 +18,14 @@ from chainrelay.wire import codec
 from chainrelay.wire.connection import Connection
 from chainrelay.wire.keys import Context, Purpose
 from chainrelay.wire.messages import Close, Closed, Status
+from chainrelay.wire.sealed import SEALED_OVERHEAD, Opener
 from chainrelay.wire.states import State
-from vectors.make_v1 import FOLDER, described, files, sides
+from vectors.make_v1 import FOLDER, KEY_ID, described, files, sides
 
 HANDSHAKES: list[dict[str, Any]] = json.loads((FOLDER / "handshakes.json").read_text())
 MESSAGES: dict[str, list[dict[str, Any]]] = json.loads((FOLDER / "messages.json").read_text())
-by_purpose = pytest.mark.parametrize("vector", HANDSHAKES, ids=lambda vector: f"purpose {vector['purpose']}")
+SEALED: list[dict[str, Any]] = json.loads((FOLDER / "sealed.json").read_text())
+by_purpose = pytest.mark.parametrize("vector", HANDSHAKES, ids=lambda vector: f"purpose {vector['purpose']} hop {vector['hop']}")
 
 
 def test_the_script_still_makes_them() -> None:
@@ -113,6 +115,47 @@ def test_second_derivation(vector: dict[str, Any]) -> None:
             assert int.from_bytes(record[:4], "big") == len(record) - 4
             plain = cipher.decrypt(bytes(4) + counter.to_bytes(8, "big"), record[4:], None)
             assert (plain == b"") == (name == "ready")
+    for name in ("data i>r", "iv i>r", "data r>i", "iv r>i"):
+        derived = expand(chain, lp(name.encode(), i, r) + th).hex()
+        assert vector.get(f"key({name})") == (derived if vector["purpose"] == 3 else None)
+
+
+@pytest.mark.parametrize("vector", SEALED, ids=lambda vector: f"{vector['direction']} {vector['component']}/{vector['counter']}")
+def test_sealed_datagrams(vector: dict[str, Any]) -> None:
+    """By docs/protocol.md §13 alone, then by the code, which opens it once and as nothing else."""
+    key, iv, key_id, text, datagram = (bytes.fromhex(vector[name]) for name in ("key", "iv", "key_id", "text", "datagram"))
+    recursive = next(each for each in HANDSHAKES if each["way"] == 2)
+    assert recursive[f"key(data {vector['direction']})"] == vector["key"]
+    assert recursive[f"key(iv {vector['direction']})"][:24] == vector["iv"]
+    head = key_id[:3] + bytes((key_id[3] | vector["component"],)) + vector["counter"].to_bytes(8, "big")
+    nonce = (int.from_bytes(iv) ^ vector["counter"]).to_bytes(12, "big")
+    assert datagram == head + ChaCha20Poly1305(key).encrypt(nonce, text, head)
+    assert len(datagram) == len(text) + SEALED_OVERHEAD
+    opener = Opener(key_id, key, iv)
+    for wrong in (datagram[:-1], datagram[:-1] + bytes((datagram[-1] ^ 1,)), datagram[:11] + bytes((datagram[11] ^ 1,)) + datagram[12:]):
+        with pytest.raises(ValueError, match=r"tag|key"):
+            opener.open(wrong, vector["component"])
+    with pytest.raises(ValueError, match="component"):
+        opener.open(datagram, 1 - vector["component"])
+    assert opener.open(datagram, vector["component"]) == text
+    with pytest.raises(ValueError, match="before"):
+        opener.open(datagram, vector["component"])
+
+
+def test_data_keys_of_a_connection() -> None:
+    """Both ends, from the relay's point of view."""
+    vector = next(each for each in HANDSHAKES if each["way"] == 2)
+    context = Context(vector["way"], vector["hop"], bytes.fromhex(vector["sid"]), vector["prev"])
+    i, r = sides(vector["initiator"], vector["responder"], Purpose(vector["purpose"]), context)
+    initiator, responder = Connection(i), Connection(r)
+    for _ in range(2):
+        responder.receive(initiator.outgoing())
+        initiator.receive(responder.outgoing())
+    expected = [vector[f"key({label})"] for label in ("data i>r", "iv i>r", "data r>i", "iv r>i")]
+    for side in (initiator, responder):
+        keys = side.seal_keys(KEY_ID)
+        found = [each.hex() for each in (keys.open_key, keys.open_iv, keys.seal_key, keys.seal_iv)]
+        assert found == [expected[0], expected[1][:24], expected[2], expected[3][:24]]
 
 
 @pytest.mark.parametrize("vector", MESSAGES["good"], ids=lambda vector: f"{vector['number']} {vector['message']}")

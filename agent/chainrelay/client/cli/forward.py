@@ -183,25 +183,40 @@ class Pump:
 
 async def _forward_connections(owner: Client, options: argparse.Namespace) -> None:
     report = common.Report(as_json=options.json)
+    sessions: set[Session] = set()
+    tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
         try:
             async with common.opening(owner, options, Protocol.TCP, 0, sockets=True) as session:
+                sessions.add(session)
                 report.opened(session)
                 far_reader, far_writer = await asyncio.open_connection(sock=session.sockets.pop())
                 await _both_ways((reader, writer), (far_reader, far_writer))
+            sessions.discard(session)
         except Refusal as refusal:  # of this connection; the next one may fare better
             print(f"chainrelay forward: {advice.explain(refusal)}", file=sys.stderr)
         except asyncio.CancelledError:
             return  # the command ends; asyncio's own callback of the stream wants no exception
         finally:
+            tasks.discard(task)
             writer.close()
 
     listening = _bind(Protocol.TCP, options.listen, 1)[0]
     server = await asyncio.start_server(connected, sock=listening)
-    async with server:
-        report.forwarding(p1.local_endpoint(listening))
-        await server.serve_forever()
+    try:
+        async with server:
+            report.forwarding(p1.local_endpoint(listening))
+            await server.serve_forever()
+    finally:  # before the links go: a CLOSE that is not heard leaves a session to its lease
+        ending = list(tasks)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*(session.close() for session in sessions), return_exceptions=True)
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
