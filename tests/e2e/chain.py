@@ -23,13 +23,16 @@ from chainrelay.wire.messages import HopCounters, Protocol
 from lab import rulesets
 from lab.datagrams import Port, Stream, Tally
 from lab.host import Host
+from lab.link import connect
 from lab.loop import Loop
 from lab.relays import Agent, Relays
 from lab.remains import remains
 from lab.row import Firewall, Row, links_for
+from lab.tap import Taps
 
 OFFER_PORT = 9799
 SERVICE = 5004
+LEAST_WAIT = 0.02  # seconds: a wait of none would be over before what has arrived was looked at
 
 
 class Chain:
@@ -43,11 +46,15 @@ class Chain:
         policy: rulesets.Policy = "drop",
         rules: rulesets.Rules = "nftables",
         filtered: tuple[int, ...] = (),
+        tapped: bool = False,
         **wishes: Any,
     ) -> None:
+        """`tapped`: between two relays stands a host where their wire can be captured (lab/tap.py)."""
         with ExitStack() as stack:
             links = links_for(wishes.get("xdp", "off"))
-            self.row = stack.enter_context(Row(hops, families, policy=policy, rules=rules, filtered=filtered, **links))
+            self.taps = stack.enter_context(Taps())
+            join = self.taps.join if tapped else connect
+            self.row = stack.enter_context(Row(hops, families, policy=policy, rules=rules, filtered=filtered, join=join, **links))
             self.relays = stack.enter_context(Relays(self.row, **wishes))
             self.client_loop = stack.enter_context(Loop(self.row.client))
             self.server_loop = stack.enter_context(Loop(self.row.server))
@@ -89,6 +96,21 @@ class Chain:
         after = [self._forwarded(agent) for agent in self.relays.agents]
         for agent, (fast, slow), (fast_now, slow_now) in zip(self.relays.agents, before, after, strict=True):
             assert (fast_now - fast, slow_now - slow) == (datagrams, 0), f"{agent.host.name}: {agent.fast_path()}"
+
+    @contextmanager
+    def sealed_only(self, to_server: int, to_client: int) -> Iterator[None]:
+        """Within, the last relay's program opens and seals exactly so many, the others' forward them, and rules count none."""
+        last = self.relays.agents[-1]
+        before = [self._counted(agent) for agent in self.relays.agents]
+        yield
+        for agent, earlier in zip(self.relays.agents, before, strict=True):
+            grown = [now - then for now, then in zip(self._counted(agent), earlier, strict=True)]
+            expected = [0, to_server, to_client, 0] if agent is last else [to_server + to_client, 0, 0, 0]
+            assert grown == expected, f"{agent.host.name}: forwarded, opened, sealed, by the rules: {grown}; {agent.fast_path()}"
+
+    def _counted(self, agent: Agent) -> list[int]:
+        verdicts = agent.fast_path()["verdicts"]
+        return [*(verdicts[name] for name in ("forwarded", "opened", "sealed")), slow_datagrams(agent.host)]
 
     def _forwarded(self, agent: Agent) -> tuple[int, int]:
         """By the fast path, by the rules."""
@@ -150,7 +172,11 @@ class Call:
 
     def __init__(self, chain: Chain, session: Session, server: Server) -> None:
         self.chain, self.session, self.server = chain, session, server
-        self.nears = [Port.adopt(each) for each in session.sockets]
+        self.nears: list[Port] = []
+        if session.sealed:
+            self.nears += [SealedPort(chain, session, component) for component in range(session.components)]
+        else:
+            self.nears += [Port.adopt(each) for each in session.sockets]
         self.visitor = server.visitors.get(timeout=5)
 
     @property
@@ -194,6 +220,31 @@ class Call:
     def __exit__(self, *_: object) -> None:
         with suppress(ChainrelayError):
             self.close()
+
+
+class SealedPort(Port):
+    """P1 of a sealed session: datagrams pass through the library, which seals and opens them on the client's loop."""
+
+    def __init__(self, chain: Chain, session: Session, component: int) -> None:
+        self._chain, self._session, self._component = chain, session, component
+        self.socket = Port.adopt(session.bound[component]).socket
+
+    def send(self, to: Endpoint, payload: bytes) -> None:
+        """To the entry, the only one that it sends to."""
+        assert to == self._session.entry.next(self._component)
+        self._chain.client_loop.call(lambda: self._session.send(payload, self._component))
+
+    def receive(self, timeout: float = 2.0) -> tuple[bytes, Endpoint] | None:
+        """The next text. Its socket is connected, so it came from the entry."""
+
+        async def within() -> bytes | None:
+            try:
+                return await asyncio.wait_for(self._session.receive(self._component), max(timeout, LEAST_WAIT))
+            except TimeoutError:
+                return None
+
+        payload = self._chain.client_loop.call(within)
+        return None if payload is None else (payload, self._session.entry.next(self._component))
 
 
 def slow_datagrams(host: Host) -> int:

@@ -1,0 +1,240 @@
+"""Sealed sessions through real agents, whose last one opens and seals in XDP: what is where in clear, and who says no.
+
+The program's own behaviour (forgeries, replays, limits, every octet) is looked at in tests/unit/ebpf and tests/xdp; here the session
+is the library's, and the wires between relays have somebody on them (lab/tap.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from typing import Any
+
+import pytest
+
+from chainrelay.client import Client, Session
+from chainrelay.client.leg import RelayedLeg
+from chainrelay.errors import Code, Refusal
+from chainrelay.wire.messages import Protocol, Way
+from demo.checks import common_run
+from e2e.chain import Call, Chain, Server
+from lab import wait
+from lab.capture import Capture
+
+pytestmark = pytest.mark.root
+
+LONG = pytest.mark.long
+SPEECH = b"in clear this must be seen at the server's side alone, "
+DEMANDS = '[[allow]]\nuser = "alice"\nprotocol = ["tcp"]\n[[allow]]\nuser = "alice"\nprotocol = ["udp"]\nseal = "required"\n'
+
+
+@contextmanager
+def sealed(hops: int, families: tuple[int, ...] = (4,), way: str = "recursive", **wishes: Any) -> Iterator[Chain]:
+    """A chain whose client seals, with taps on the wires between relays."""
+    with Chain(hops, families, way=way, seal=True, tapped=True, **{"xdp": "native", **wishes}) as chain:
+        yield chain
+
+
+@pytest.mark.parametrize(
+    ("hops", "families", "way"),
+    [
+        (1, (4,), "recursive"),
+        (2, (4, 6), "recursive"),
+        (2, (4, 6), "iterative"),
+        *(pytest.param(hops, (4, 6), way, marks=LONG) for hops, way in product((1, 2, 3), ("recursive", "iterative"))),
+    ],
+)
+def test_both_ends_first_and_nothing_in_clear_between_the_relays(hops: int, families: tuple[int, ...], way: str) -> None:
+    with sealed(hops, families, way) as chain:
+        for family, server_first in product(families, (True, False)):
+            with chain.server(family) as server, ExitStack() as stack:
+                places = {"client": chain.row.client_end, **chain.taps.ends}
+                wires = {name: stack.enter_context(Capture(end)) for name, end in places.items()}
+                behind = stack.enter_context(Capture(chain.row.server_end))
+                with chain.open(server) as call:
+                    assert call.session.sealed
+                    assert call.session.relays == tuple(each.name for each in chain.firewalls)
+                    with chain.sealed_only(20, 20):
+                        call.proves_flow(server_first=server_first)
+                    texts = [speak(call, server, server_first=server_first) for _ in range(5)]
+                    counted = call.close()
+                clear = [each.payload for each in behind.stop()]
+                assert all(text in clear for pair in texts for text in pair), "the server's side is in clear"
+                assert common_run(clear, [SPEECH]) is not None, "and the search would find it"
+                for name, capture in wires.items():
+                    payloads = [each.payload for each in capture.stop()]
+                    assert len(payloads) == 50, name
+                    assert common_run(clear, payloads) is None, f"clear text at {name}"
+                assert [(each.hop, each.to_server_packets, each.to_client_packets) for each in counted] == [
+                    (firewall.name, 25, 25) for firewall in chain.firewalls
+                ]
+                assert chain.leftovers() == {}
+                assert [agent.fast_path()["entries"] for agent in chain.relays.agents] == [0] * hops
+
+
+def speak(call: Call, server: Server, *, server_first: bool) -> tuple[bytes, bytes]:
+    """A sentence each way; whose came first is the caller's."""
+    to_client, to_server = (SPEECH + word + bytes(str(time.monotonic_ns()), "ascii") for word in (b"from the server ", b"from the client "))
+    for toward_client in (server_first, not server_first):
+        if toward_client:
+            server.ports[0].send(call.visitor.peer, to_client)
+            assert call.near.receive() == (to_client, call.session.entry)
+        else:
+            call.near.send(call.session.entry, to_server)
+            assert server.ports[0].receive() == (to_server, call.session.exit)
+    return to_client, to_server
+
+
+@pytest.mark.parametrize("way", ["recursive", pytest.param("iterative", marks=LONG)])
+def test_rtp_and_rtcp_and_a_reserved_session(way: str) -> None:
+    with sealed(2, (4,), way) as chain:
+        with chain.server(4, components=2) as server, chain.open(server) as call, chain.sealed_only(40, 40):
+            call.proves_flow(component=0)
+            call.proves_flow(component=1, server_first=False)
+        with chain.server(4) as server:
+            session = chain.client_loop.call(lambda: chain.client.reserve(str(server.address)))
+            server.ports[0].send(session.exit, b"too early")
+            chain.client_loop.call(lambda: session.bind(str(server.endpoint)))
+            server.ports[0].send(session.exit, b"in time")
+            assert chain.client_loop.call(session.receive) == b"in time"
+            chain.close_session(session)
+        assert chain.leftovers() == {}
+
+
+@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_keys_change_under_traffic(way: str) -> None:
+    """Both directions all the time; nothing is lost, and nothing goes by the rules."""
+    with sealed(2, (4,), way) as chain, chain.server(4) as server, chain.open(server) as call:
+        with chain.sealed_only(200, 200):
+            for _ in range(10):
+                call.proves_flow()
+                rekey(chain, call.session)
+        assert call.session.seal_counters.opened == 200
+        assert call.session.seal_counters.forged == call.session.seal_counters.unknown == 0
+
+
+def test_the_largest_payload_passes_and_the_next_one_is_an_error() -> None:
+    with sealed(2, (4, 6)) as chain:
+        for family, largest in ((4, 1472 - 28), (6, 1452 - 28)):
+            with chain.server(family) as server, chain.open(server) as call:
+                assert call.session.mtu == largest
+                call.near.send(call.session.entry, bytes(largest))
+                assert server.ports[0].receive() == (bytes(largest), call.session.exit)
+                server.ports[0].send(call.visitor.peer, bytes(largest))
+                assert call.near.receive() == (bytes(largest), call.session.entry)
+                with pytest.raises(ValueError, match=f"carries {largest} at most"):
+                    call.near.send(call.session.entry, bytes(largest + 1))
+
+
+@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_a_restarted_agent_needs_no_key(way: str) -> None:
+    """The kernel has the keys: datagrams go on, the agent adopts the session, RENEW finds everything in place."""
+    with sealed(2, (4,), way, lease=6) as chain, chain.server(4) as server, chain.open(server) as call:
+        agent = chain.relays.agents[-1]
+        agent.kill()
+        call.proves_flow()
+        agent.start()
+        time.sleep(6)  # several renewals, and more than the lease
+        call.proves_flow()
+        assert call.session.keys is not None
+        assert call.session.keys.counters.unknown == 0
+
+
+@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_keys_that_were_lost_with_the_maps_come_back(way: str) -> None:
+    with sealed(2, (4,), way, lease=6) as chain, chain.server(4) as server, chain.open(server) as call:
+        agent = chain.relays.agents[-1]
+        agent.stop()
+        agent.teardown()
+        agent.start()
+
+        def flows() -> bool:
+            server.ports[0].send(call.session.exit, SPEECH)
+            return (call.near.receive(0.2) or (b"", None))[0] == SPEECH
+
+        wait.until(flows, "the session to be back with new keys", 20)
+        call.nears[0].drain()
+        call.proves_flow()
+
+
+# who says no ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_no_fast_path_at_the_last_relay(way: str) -> None:
+    with sealed(2, (4,), way, xdp="off") as chain, chain.server(4) as server:
+        with pytest.raises(Refusal) as refused:
+            chain.open(server)
+        assert (refused.value.code, refused.value.hop) == (Code.SEAL_NOT_AVAILABLE, "fw2")
+        assert chain.leftovers() == {}
+
+
+@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_a_policy_that_demands_a_seal(way: str) -> None:
+    async def plain() -> Client:
+        return Client(chain.relays.client_directory, seal=False)
+
+    with sealed(2, (4,), way, allow={"fw2": DEMANDS}) as chain, chain.server(4) as server:
+        usual, chain.client = chain.client, chain.client_loop.call(plain)
+        try:
+            with pytest.raises(Refusal) as refused:
+                chain.open(server)
+            assert (refused.value.code, refused.value.hop) == (Code.SEAL_REQUIRED, "fw2")
+        finally:
+            chain.client_loop.call(chain.client.close)
+            chain.client = usual
+        with chain.open(server) as call:
+            call.proves_flow()
+        assert chain.leftovers() == {}
+
+
+@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_a_chain_that_does_not_end_where_the_client_says(way: str) -> None:
+    with sealed(2, (4,), way, last="fw1") as chain, chain.server(4) as server:
+        with pytest.raises(Refusal, match="demands that fw1") as refused:
+            chain.open_to(server.endpoint)
+        assert refused.value.code is Code.ANSWER_DENIED
+        assert chain.leftovers() == {}
+        assert [agent.fast_path()["entries"] for agent in chain.relays.agents] == [0, 0]
+
+
+def test_what_can_not_be_sealed_at_all() -> None:
+    with sealed(1) as chain, chain.server(4, protocol=Protocol.TCP) as server:
+        with pytest.raises(Refusal, match="TCP session can't be sealed"):
+            chain.open(server)
+        with pytest.raises(Refusal, match="TCP session can't be sealed"):
+            chain.open_to(server.endpoint, protocol=Protocol.TCP)
+        with pytest.raises(Refusal, match="another program's"):
+            chain.open_to(server.endpoint, sockets=False)
+        assert chain.leftovers() == {}
+
+
+def test_either_way_side_by_side_and_plain_beside_sealed() -> None:
+    async def other() -> Client:
+        return Client(chain.relays.client_directory, way=Way.ITERATIVE)
+
+    with sealed(2) as chain, chain.server(4) as server:
+        usual, chain.client = chain.client, chain.client_loop.call(other)
+        try:
+            with chain.open(server) as iterative:
+                iterative.proves_flow()
+                chain.client, usual = usual, chain.client
+                with chain.open(server) as recursive, chain.open(server, seal=False) as plain:
+                    assert not plain.session.sealed
+                    for call in (recursive, plain, iterative):
+                        call.proves_flow()
+                chain.client, usual = usual, chain.client
+        finally:
+            chain.client_loop.call(chain.client.close)
+            chain.client = usual
+        assert chain.leftovers() == {}
+
+
+def rekey(chain: Chain, session: Session) -> None:
+    """Another key, now."""
+    leg = session._leg
+    assert isinstance(leg, RelayedLeg)
+    assert leg._rekeying is not None
+    chain.client_loop.call(leg._rekeying.rekey)
