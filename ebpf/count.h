@@ -29,9 +29,7 @@ INLINE int action(enum verdict verdict)
 {
 	if (verdict < OPENED)
 		return verdict == FORWARDED || verdict == ICMP_TRANSLATED ? XDP_REDIRECT : XDP_PASS;
-	if (verdict == SEALED_ANSWERED)
-		return XDP_TX;
-	return verdict < SEALED_ANSWERED ? XDP_REDIRECT : XDP_DROP;
+	return verdict <= SEALED_ANSWERED ? XDP_REDIRECT : XDP_DROP;
 }
 
 #endif

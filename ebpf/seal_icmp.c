@@ -168,7 +168,10 @@ INLINE __u32 largest(const struct hop *hop, __u32 headers)
 	return mtu > SEALED_LONGEST + headers ? SEALED_LONGEST + headers : mtu;
 }
 
-/* Back through the interface it came by: sender and receiver change places. `from` is the frame as it came. */
+/*
+ * Back through the interface it came by: sender and receiver change places. `from` is the frame as it came. Not by XDP_TX: veth leaves
+ * such a frame in its queue unless the far end has a program, too.
+ */
 INLINE void turn_ethernet(struct ethhdr *to, const struct ethhdr *from)
 {
 	copy_mac(to->h_dest, from->h_source);
@@ -229,6 +232,7 @@ INLINE enum verdict answer4(struct xdp_md *context)
 	ip->saddr = key.destination_be32;
 	ip->daddr = key.source_be32;
 	ip->check = ~checksum_fold(checksum_words((void *)ip, sizeof(*ip) / 4));
+	bpf_redirect(frame.ifindex, 0);
 	return trim(context, sizeof(*ip) + sizeof(*error)) ? SEALED_ANSWERED : SEALED_NO_ROOM;
 }
 
@@ -281,6 +285,7 @@ INLINE enum verdict answer6(struct xdp_md *context)
 	rewrite_ipv6_address(&ip->saddr, key.destination_be32);
 	rewrite_ipv6_address(&ip->daddr, key.source_be32);
 	sum_icmp6(ip, error);
+	bpf_redirect(frame.ifindex, 0);
 	return trim(context, sizeof(*ip) + sizeof(*error)) ? SEALED_ANSWERED : SEALED_NO_ROOM;
 }
 

@@ -6,8 +6,8 @@
  * Plain flows: FORWARDED and ICMP_TRANSLATED leave by redirect. All others leave the packet as it came and let it go up to the
  * stack, where the nftables rules know what to do: forward it the slow way, answer it, or drop it.
  *
- * Sealed flows (from OPENED on): the first three leave by redirect, SEALED_ANSWERED goes back to the sender, and all others are
- * dropped. Nothing of a sealed flow goes up.
+ * Sealed flows (from OPENED on): the first four leave by redirect, SEALED_ANSWERED back to the sender, and all others are dropped.
+ * Nothing of a sealed flow goes up.
  */
 #ifndef CHAINRELAY_VERDICT_H
 #define CHAINRELAY_VERDICT_H

@@ -24,7 +24,7 @@ from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.datapath.xdp_layout import Verdict
 from chainrelay.privileged import xdp_attach
 from chainrelay.privileged.kernel import LinuxKernel
-from chainrelay.privileged.xdp_kernel import XdpKernel
+from chainrelay.privileged.xdp_kernel import LOADER_TIMEOUT, XdpKernel
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 from lab.row import Firewall, Row
@@ -69,6 +69,7 @@ class Pins:
                 *options, *interfaces,
             ],
             check=False,
+            timeout=LOADER_TIMEOUT,
         )  # fmt: skip
         words = self.log.read_text() if self.log.exists() else ""
         assert done.returncode == 0 or not check, f"{done.stderr}\n{words[-3000:]}"

@@ -22,7 +22,7 @@ Value = int | bytes
 
 class Verdict(IntEnum):
     """How the program left a packet; ebpf/verdict.h tells each. Plain flows: the first two have been redirected, the others went up
-    to the stack untouched. Sealed flows, from OPENED on: the first three have been redirected, one was answered, the others dropped."""
+    to the stack untouched. Sealed flows, from OPENED on: the first four have been redirected, the others dropped."""
 
     FORWARDED = 1
     ICMP_TRANSLATED = 2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-DROP, TX, REDIRECT = 1, 3, 4
+DROP, REDIRECT = 1, 4
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 MODES = pytest.mark.parametrize("mode", ["native", "generic"])
 
