@@ -33,6 +33,8 @@ class Way:
     """The neighbour's MAC is known and the interface takes the fast path: datagrams may go."""
     fast: bool = False
     """The interface takes the fast path, whether the neighbour is known by now or not."""
+    name: str = ""
+    """The interface's, for people."""
 
 
 @dataclass(frozen=True, slots=True)

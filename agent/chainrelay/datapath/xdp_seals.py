@@ -1,12 +1,13 @@
 """Keys of sealed sessions as entries of the map `seals` and back (M17). Pure; layouts: xdp_layout.py.
 
 An entry is one key of a session, for both directions and components. It is inserted whole and from then on changed by programs
-alone: a value written by bpf(2) could bring a counter back. Nothing here prints or compares key material.
+alone: a value written by bpf(2) could bring a counter back. Nothing here prints key material.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from chainrelay.datapath.xdp_layout import ENDING, SEAL, SEAL_KEY
@@ -57,6 +58,13 @@ def seal_value_of(keys: SealKeys, before: bytes = NO_KEY) -> bytes:
             "seal_iv": keys.seal_iv,
         }
     )
+
+
+def seal_holds(value: bytes, keys: SealKeys) -> bool:
+    """Whether the entry is of these very keys, in the same time for all."""
+    fields = SEAL.unpack(value)
+    held = b"".join(_octets(fields[name]) for name in ("open_key", "open_iv", "seal_key", "seal_iv"))
+    return compare_digest(held, keys.open_key + keys.open_iv + keys.seal_key + keys.seal_iv)
 
 
 def seal_held_of(key: bytes, value: bytes) -> SealHeld:

@@ -144,12 +144,13 @@ class Neighbours:
         own = _mac(link.get_attr("IFLA_ADDRESS"))
         metrics = route.get_attr("RTA_METRICS")
         mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or link.get_attr("IFLA_MTU")
+        name = str(link.get_attr("IFLA_IFNAME"))
         if own is None or ifindex not in self._interfaces:
-            return Way(address, ifindex, mtu, own=own or bytes(6))
+            return Way(address, ifindex, mtu, own=own or bytes(6), name=name)
         neighbour = self._neighbour(gate, ifindex)
         if neighbour is None:
-            return Way(address, ifindex, mtu, own=own)
-        return Way(address, ifindex, mtu, neighbour, own, ready=bool(link["flags"] & 1))
+            return Way(address, ifindex, mtu, own=own, fast=True, name=name)
+        return Way(address, ifindex, mtu, neighbour, own, ready=bool(link["flags"] & 1), fast=True, name=name)
 
     def _neighbour(self, gate: Address, ifindex: int) -> bytes | None:
         """The MAC, if the kernel knows it now; it is asked to find it and to keep it. What is written by hand stays as it is."""

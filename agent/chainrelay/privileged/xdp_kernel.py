@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.datapath.xdp_entries import Renewed, Way, held_of, renewed_of
-from chainrelay.datapath.xdp_layout import RENEWAL4, TUPLE4, Verdict
+from chainrelay.datapath.xdp_layout import ENDING, RENEWAL4, SEAL_KEY, TUPLE4, Slot, Verdict
+from chainrelay.datapath.xdp_seals import SealCounts, ended_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged import xdp_attach, xdp_load, xdp_pins
 from chainrelay.privileged.neighbours import Neighbours
@@ -62,6 +63,8 @@ def open_fast_path(options: FastPathOptions) -> FastPath:
     if not active:
         raise DatapathError(said)
     log.info("fast path (%s): %s", options.mode, said)
+    if report["no_sealing"]:
+        log.warning("sealed sessions are refused, plain ones are not concerned: %s", report["no_sealing"])
     folder = Path(report["folder"])
     return FastPath(XdpBackend(XdpKernel(folder, [xdp_attach.interface_index(name) for name in active])), modes)
 
@@ -104,7 +107,9 @@ class XdpKernel:
         try:
             self._flows = {4: Map.open(folder / "flows4"), 6: Map.open(folder / "flows6")}
             self._hops, self._verdicts = Map.open(folder / "hops"), Map.open(folder / "verdicts")
+            self._seals, self._slots = Map.open(folder / "seals"), Map.open(folder / "programs")
             self._control = {4: Program.open(folder / "renew4"), 6: Program.open(folder / "renew6")}
+            self._end_keys = Program.open(folder / "end_keys")
         except OSError as error:
             raise DatapathError(f"{error.filename}: {error.strerror}; run the loader (xdp_load) first") from error
         self._neighbours = Neighbours(self._hops, interfaces)
@@ -133,7 +138,7 @@ class XdpKernel:
             return False
         except OSError as error:
             full = error.errno in {errno.E2BIG, errno.ENOMEM}
-            why = f"the fast path is full ({flows.entries} entries a family)" if full else f"{flows.name}: {error.strerror}"
+            why = f"the fast path is full ({flows.name}: {flows.entries} entries)" if full else f"{flows.name}: {error.strerror}"
             raise DatapathError(why, full=full) from error
         return True
 
@@ -161,6 +166,23 @@ class XdpKernel:
         for flows in self._flows.values():
             yield from flows.items()
 
+    def seals(self) -> bool:
+        """Whether every place has its program."""
+        return slots_filled(self._slots)
+
+    def seal_entries(self) -> Iterable[tuple[bytes, bytes]]:
+        """All entries of `seals`."""
+        return self._seals.items()
+
+    def end_keys(self, records: Sequence[bytes]) -> list[SealCounts | None]:
+        """Run the control program for keys, in as many frames as it takes."""
+        answers: list[SealCounts | None] = []
+        room = FRAME // ENDING.size
+        for at in range(0, len(records), room):
+            _, after, _ = self._end_keys.run(b"".join(records[at : at + room]))
+            answers += [ended_of(after[start : start + ENDING.size]) for start in range(0, len(after), ENDING.size)]
+        return answers
+
     def verdicts(self) -> dict[Verdict, int]:
         """All CPUs together."""
         return read_verdicts(self._verdicts)
@@ -168,10 +190,14 @@ class XdpKernel:
     def close(self) -> None:
         """The kernel's state stays."""
         self._neighbours.close()
-        for each in (*self._flows.values(), self._hops, self._verdicts, *self._control.values()):
+        maps = (*self._flows.values(), self._hops, self._verdicts, self._seals, self._slots)
+        for each in (*maps, *self._control.values(), self._end_keys):
             each.close()
 
     def _map(self, key: bytes) -> Map:
+        """By the key's length: a tuple's, or a sealing key's."""
+        if len(key) == SEAL_KEY.size:
+            return self._seals
         return self._flows[4 if len(key) == TUPLE4.size else 6]
 
 
@@ -180,6 +206,11 @@ def read_verdicts(verdicts: Map) -> dict[Verdict, int]:
     return {
         verdict: sum(int.from_bytes(each, sys.byteorder) for each in verdicts.lookup_percpu(_index(verdict))) for verdict in Verdict
     }
+
+
+def slots_filled(programs: Map) -> bool:
+    """Whether every place of the map `programs` has its program."""
+    return all(programs.lookup(_index(slot)) is not None for slot in Slot)
 
 
 def _index(place: int) -> bytes:

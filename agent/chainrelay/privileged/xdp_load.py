@@ -90,6 +90,7 @@ def unload(pins: Path, interfaces: Sequence[str]) -> Report:
     for name in interfaces or [name for _, name in socket.if_nameindex()]:
         _detach(pins, xdp_attach.interface_index(name))
         report.interfaces[name] = {"mode": "off", "why": "detached"}
+    xdp_pins.wipe_keys(xdp_pins.folder_of(pins))
     for version in [*xdp_pins.other_versions(pins), xdp_pins.folder_of(pins)]:
         xdp_pins.forget(version)
     return report

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout, Slot
+from chainrelay.datapath.xdp_seals import ending_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program
 
@@ -93,6 +94,16 @@ def fill_slots(folder: Path) -> None:
                     slots.update(key, program.descriptor.to_bytes(4, sys.byteorder))
             else:
                 slots.delete(key)
+
+
+def wipe_keys(folder: Path) -> None:
+    """Zeros in the place of every key of this version's `seals`, which is about to be removed."""
+    if not (folder / "seals").exists() or not (folder / "end_keys").exists():
+        return
+    with Map.open(folder / "seals") as seals, Program.open(folder / "end_keys") as program:
+        for key, _ in list(seals.items()):
+            program.run(ending_of(key, 1, wipe=True))
+            seals.delete(key)
 
 
 def our_programs(pins: Path) -> dict[int, Path]:

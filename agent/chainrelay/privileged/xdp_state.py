@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from chainrelay.datapath.xdp_entries import held_of
 from chainrelay.datapath.xdp_layout import LAYOUT_VERSION
+from chainrelay.datapath.xdp_seals import SealHeld, seal_held_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged import xdp_attach, xdp_pins
 from chainrelay.privileged.xdp_bpf import Map
-from chainrelay.privileged.xdp_kernel import read_verdicts
+from chainrelay.privileged.xdp_kernel import read_verdicts, slots_filled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,8 +33,22 @@ class InterfaceState:
 
 
 @dataclass(frozen=True)
+class SealedState:
+    """One key of a sealed session, and what happened under it. `current`: datagrams are sealed with it now."""
+
+    session: str
+    key_id: str
+    current: bool
+    opened: int
+    sealed: int
+    forged: int
+    replayed: int
+
+
+@dataclass(frozen=True)
 class FastPathState:
-    """`layout`: version of the maps in force, 0 = none. `room`: entries per family; `verdicts`: since the maps exist."""
+    """`layout`: version of the maps in force, 0 = none. `room`: entries per family; `verdicts`: since the maps exist. `seals`: whether
+    the sealing programs are loaded; `sealed`: every key that the maps hold."""
 
     wanted: str
     why: str
@@ -43,6 +58,8 @@ class FastPathState:
     entries: int = 0
     room: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
+    seals: bool = False
+    sealed: list[SealedState] = field(default_factory=list)
 
     def as_json(self) -> str:
         """One object."""
@@ -57,8 +74,17 @@ class FastPathState:
             lines.append(f"  {name}: {state.mode}{program}{f' ({state.why})' if state.why else ''}")
         if self.layout:
             lines.append(f"  entries: {self.entries}, room for {self.room} a family")
+            lines.append(f"  sealing: {self._sealing()}")
         lines += [f"  {name}: {count}" for name, count in self.verdicts.items() if count]
         return "\n".join(lines)
+
+
+    def _sealing(self) -> str:
+        if not self.seals:
+            return "off, its programs are not loaded"
+        total = {name: sum(getattr(each, name) for each in self.sealed) for name in ("opened", "sealed", "forged", "replayed")}
+        counts = ", ".join(f"{count} {name}" for name, count in total.items() if count)
+        return f"{len({each.session for each in self.sealed})} sessions, {len(self.sealed)} keys{f' ({counts})' if counts else ''}"
 
 
 def read_state(wanted: str, interfaces: Sequence[str], pins: Path, why: str, reasons: Mapping[str, str]) -> FastPathState:
@@ -78,8 +104,18 @@ def read_state(wanted: str, interfaces: Sequence[str], pins: Path, why: str, rea
         with Map.open(folder / "flows4") as flows4, Map.open(folder / "flows6") as flows6, Map.open(folder / "verdicts") as counted:
             held = [held_of(key, value) for flows in (flows4, flows6) for key, value in flows.items()]
             room, verdicts = flows4.entries, read_verdicts(counted)
+        with Map.open(folder / "seals") as seals, Map.open(folder / "programs") as slots:
+            sealed = [_sealed(seal_held_of(key, value)) for key, value in seals.items()]
+            can_seal = slots_filled(slots)
     except OSError as error:
         raise DatapathError(f"{error.filename or pins}: {error.strerror}; run it as root, or as the helper's user") from error
     sessions = len({each.session for each in held})
     named = {verdict.name.lower().replace("_", "-"): count for verdict, count in verdicts.items()}
-    return FastPathState(wanted, why, LAYOUT_VERSION, here, sessions, len(held), room, named)
+    return FastPathState(wanted, why, LAYOUT_VERSION, here, sessions, len(held), room, named, can_seal, sealed)
+
+
+def _sealed(held: SealHeld) -> SealedState:
+    counts = held.counts
+    return SealedState(
+        held.session.hex(), held.key_id.hex(), not held.ends_ns, counts.opened, counts.sealed, counts.forged, counts.replayed
+    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from chainrelay.datapath.mapping import Mapping
 from chainrelay.datapath.xdp_entries import Renewed, Way
-from chainrelay.datapath.xdp_layout import FLOW4, RENEWAL4, TUPLE4, Verdict
+from chainrelay.datapath.xdp_layout import ENDING, FLOW4, RENEWAL4, SEAL, SEAL_KEY, TUPLE4, Verdict
+from chainrelay.datapath.xdp_seals import SealCounts, seal_held_of
 from chainrelay.errors import DatapathError
 from chainrelay.wire.endpoint import Address, Endpoint
 from chainrelay.wire.messages import Protocol
@@ -21,28 +22,57 @@ class Maps:
     room: int = 100
     now: int = 0
     held: dict[bytes, bytes] = field(default_factory=dict)
+    sealing: dict[bytes, bytes] = field(default_factory=dict)
+    """The map `seals`."""
+    can_seal: bool = True
+    slow: set[Address] = field(default_factory=set)
+    """Addresses behind an interface without the fast path."""
 
     def now_ns(self) -> int:
         return self.now
 
     def ways(self, addresses: Collection[Address]) -> dict[Address, tuple[int, Way]]:
-        return {address: (int(address) & 0xFF, Way(address, 1, ready=True)) for address in addresses}
+        return {address: (int(address) & 0xFF, Way(address, 1, ready=True, fast=address not in self.slow)) for address in addresses}
 
     def insert(self, key: bytes, value: bytes) -> bool:
-        if key in self.held:
+        if key in self._map(key):
             return False
-        if len(self.held) >= self.room:
+        if len(self._map(key)) >= self.room:
             raise DatapathError("the fast path is full", full=True)
-        self.log.append("fast +")
-        self.held[key] = value
+        self.log.append("key +" if self._map(key) is self.sealing else "fast +")
+        self._map(key)[key] = value
         return True
 
     def lookup(self, key: bytes) -> bytes | None:
-        return self.held.get(key)
+        return self._map(key).get(key)
 
     def take(self, key: bytes) -> bytes | None:
-        self.log.append("fast -")
-        return self.held.pop(key, None)
+        self.log.append("key -" if self._map(key) is self.sealing else "fast -")
+        return self._map(key).pop(key, None)
+
+    def seals(self) -> bool:
+        return self.can_seal
+
+    def seal_entries(self) -> Iterable[tuple[bytes, bytes]]:
+        return list(self.sealing.items())
+
+    def end_keys(self, records: Sequence[bytes]) -> list[SealCounts | None]:
+        answers: list[SealCounts | None] = []
+        for record in records:
+            asked, key = ENDING.unpack(record), record[: SEAL_KEY.size]
+            if key not in self.sealing:
+                answers.append(None)
+                continue
+            changed = {"ends_ns": asked["ends_ns"]}
+            if asked["wipe"]:
+                self.log.append("wipe")
+                changed |= dict.fromkeys(("open_key", "open_iv", "seal_key", "seal_iv"), b"")
+            answers.append(seal_held_of(key, self.sealing[key]).counts)
+            self.sealing[key] = SEAL.pack({**SEAL.unpack(self.sealing[key]), **changed})
+        return answers
+
+    def _map(self, key: bytes) -> dict[bytes, bytes]:
+        return self.sealing if len(key) == SEAL_KEY.size else self.held
 
     def renew(self, records: Sequence[bytes]) -> list[Renewed | None]:
         answers: list[Renewed | None] = []
@@ -53,6 +83,11 @@ class Maps:
                 answers.append(None)
                 continue
             fields = FLOW4.unpack(self.held[key])
+            if asked["rekey"]:
+                self.log.append("rekey")
+                self.held[key] = FLOW4.pack({**fields, "key_be32": asked["key_be32"]})
+                answers.append(Renewed(0, 0))
+                continue
             packets, told = fields["account.counts[0].packets"], fields["account.packets_told"]
             assert isinstance(packets, int)
             assert isinstance(told, int)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from chainrelay.datapath.mapping import Install
+from chainrelay.datapath.mapping import Counters, Done, Install, Rekey
+from chainrelay.privileged import xdp_pins
+from chainrelay.privileged.xdp_bpf import Map
 from chainrelay.privileged.xdp_kernel import FastPathOptions, open_fast_path, unload_fast_path
 from chainrelay.privileged.xdp_state import FastPathState, read_state
+from chainrelay.wire.sealed import SealKeys
 from lab.host import Namespace
 from unit.privileged.test_xdp_kernel import host, mapping
 
@@ -23,6 +27,27 @@ __all__ = ["host"]
 def pins(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "bpf"
     subprocess.run(["umount", "-q", str(tmp_path / "bpf")], check=False)
+
+
+@pytest.mark.usefixtures("host")
+def test_of_sealed_sessions_and_their_keys_end(pins: Path) -> None:
+    fast = open_fast_path(FastPathOptions("native", ("wan",), pins, pins.with_name("log"), flows=64, hops=4))
+    one = replace(mapping(4, 1), sealed=True)
+    keys = SealKeys(bytes.fromhex("d0000000"), b"secret-o" * 4, b"p" * 12, b"secret-s" * 4, b"t" * 12)
+    assert fast.backend.seals()
+    new = replace(keys, key_id=bytes.fromhex("d1000000"))
+    assert fast.backend.apply([Install(one, 30, keys), Rekey(one, new)]) == [Done(Counters())] * 2
+    state = read_state("native", ["wan"], pins, "", {})
+    assert state.seals
+    assert {(each.key_id, each.current) for each in state.sealed} == {("d0000000", False), ("d1000000", True)}
+    assert "sealing: 1 sessions, 2 keys" in state.as_text()
+    told = json.loads(state.as_json())["sealed"][0]
+    assert (told["session"], told["forged"], told["replayed"]) == (one.session.hex(), 0, 0)
+    assert "secret" not in state.as_json() + state.as_text()
+    with Map.open(xdp_pins.folder_of(pins) / "seals") as seals:
+        fast.backend.close()
+        unload_fast_path(pins)
+        assert list(seals.items()) == [], "keys are wiped although somebody still holds the map"
 
 
 @pytest.mark.usefixtures("host")

@@ -6,9 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import pycddl
+import pytest
+
 from chainrelay import limits
 from chainrelay.errors import Code
-from chainrelay.wire import codec, handshake
+from chainrelay.wire import cbor, codec, handshake
 from chainrelay.wire.keys import SALT, PairSecrets, Purpose, lp
 from chainrelay.wire.messages import Close
 from chainrelay.wire.primitives import digest, expand, extract
@@ -31,10 +34,25 @@ def test_messages() -> None:
     """Type number, keys and field names of every CDDL rule."""
     rules = re.findall(r"^([A-Z]+) = \{\n(.*?)^\}", DOCUMENT, re.MULTILINE | re.DOTALL)
     found = [
-        (name, int(re.findall(r"0 => (\d+), 1 => number", text)[0]), re.findall(r"^  (\d+) => [^;\n]*; (\w+)", text, re.MULTILINE))
+        (name, int(re.findall(r"0 => (\d+), 1 => uint32", text)[0]), re.findall(r"^  (\d+) => [^;\n]*; (\w+)", text, re.MULTILINE))
         for name, text in rules
     ]
     assert found == [(row.name, row.number, [(str(key), field) for key, field, _ in row.fields]) for row in codec.FORMATS]
+
+
+MESSAGES = json.loads((FOLDER / "messages.json").read_text())["good"]
+
+
+@pytest.mark.parametrize("vector", MESSAGES, ids=lambda vector: f"{vector['message']}-{vector['number']}")
+def test_every_message_of_the_vectors_is_what_the_cddl_says(vector: dict[str, str]) -> None:
+    """By somebody else's reader of CDDL (RFC 8610); it also refuses a map that is not this message."""
+    (text,) = re.findall(r"^```cddl\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
+    schema, body = pycddl.Schema(f"start = {vector['message'].upper()}\n{text}"), bytes.fromhex(vector["body"])
+    schema.validate_cbor(body)
+    content = cbor.decode(body)
+    del content[1]
+    with pytest.raises(pycddl.ValidationError):
+        schema.validate_cbor(cbor.encode(content))
 
 
 def test_sizes() -> None:
