@@ -17,6 +17,7 @@ import pytest
 from chainrelay.client import Client, Session
 from chainrelay.client.leg import RelayedLeg
 from chainrelay.errors import Code, Refusal
+from chainrelay.limits import END_TO_END_PER_SECOND
 from chainrelay.wire.messages import Protocol, Way
 from demo.checks import common_run
 from e2e.chain import Call, Chain, Server
@@ -244,3 +245,4 @@ def rekey(chain: Chain, session: Session) -> None:
     assert isinstance(leg, RelayedLeg)
     assert leg._rekeying is not None
     chain.client_loop.call(leg._rekeying.rekey)
+    time.sleep(1 / END_TO_END_PER_SECOND)  # the relay takes no more handshakes of one session
