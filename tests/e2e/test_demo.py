@@ -37,15 +37,22 @@ table inet thief {
         pytest.param(["--hops", "3", "--family", "6", "--rules", "iptables-legacy", "--xdp", "off"], marks=pytest.mark.long),
         pytest.param(["--hops", "2", "--family", "6"], marks=pytest.mark.long),
         pytest.param(["--hops", "5"], marks=pytest.mark.long),
+        ["--hops", "2", "--way", "iterative", "--seal"],
+        pytest.param(["--hops", "2", "--seal"], marks=pytest.mark.long),
+        pytest.param(["--hops", "1", "--family", "6", "--seal"], marks=pytest.mark.long),
+        pytest.param(["--hops", "3", "--family", "6", "--way", "iterative", "--seal", "--xdp", "generic"], marks=pytest.mark.long),
     ],
     ids=" ".join,
 )
+@pytest.mark.timeout(260)
 def test_it_succeeds(options: list[str]) -> None:
     demo = start(options)
-    printed, _ = demo.communicate(timeout=110)
+    printed, _ = demo.communicate(timeout=250)
     assert (demo.returncode, printed.splitlines()[-1]) == (0, "demo: ok"), printed
     assert not namespaces(demo)
-    if {"native", "generic"} & set(options):
+    if "--seal" in options:
+        assert_video_was_sealed(printed)
+    elif {"native", "generic"} & set(options):
         assert_video_went_fast(printed)
 
 
@@ -54,6 +61,25 @@ def assert_video_went_fast(printed: str) -> None:
     counted = {name: int(down) + int(up) for name, down, up in re.findall(r"^ +(fw\d) +(\d+) +\d+ +(\d+) +\d+$", printed, re.MULTILINE)}
     forwarded = {name: int(count) for name, count in re.findall(r"^ +(fw\d): forwarded (\d+)", printed, re.MULTILINE)}
     assert counted == forwarded != {}, printed
+
+
+def assert_video_was_sealed(printed: str) -> None:
+    """The last relay sealed, the others forwarded as many datagrams as were captured on every wire, and nothing showed there."""
+    (sent,) = set(re.findall(r"datagrams  (\d+) sent, \1 received", printed))
+    *before, last = re.findall(r"^ +fw\d: .*$", printed[printed.index("by verdict:") :].partition("torn down")[0], re.MULTILINE)
+    assert re.search(rf"\bsealed {sent}\b", last) and "forwarded" not in last, printed
+    assert all(re.search(rf"\bforwarded {sent}\b", each) for each in before), printed
+    wires = re.findall(r"^ +sealed +(.*): (\d+) datagrams captured; .* in a row of what was sent: (\w+)$", printed, re.MULTILINE)
+    assert len(wires) == len(before) + 1, printed
+    assert {count for _, count, _ in wires} == {sent}, printed
+    assert {found for _, _, found in wires} == {"none"}, printed
+
+
+def test_without_the_fast_path_nothing_is_sealed() -> None:
+    demo = start(["--hops", "1", "--seal", "--xdp", "off"])
+    printed, _ = demo.communicate(timeout=30)
+    assert demo.returncode == 1
+    assert printed.splitlines()[-1].startswith("demo: FAILED sealed datagrams are opened by the fast path alone: choose XDP=auto")
 
 
 def test_one_lost_packet_makes_it_fail() -> None:

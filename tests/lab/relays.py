@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lab.row import Row
 
 LISTEN = "0A"  # Linux's number of the TCP state, as /proc shows it
-START_TIMEOUT = 60.0  # seconds; an interpreter and a compiler that start on busy cores included
+START_TIMEOUT = 60.0  # seconds; the compiler and the verifier of the sealing programs on busy cores included
 STOP_TIMEOUT = 10.0
 
 
