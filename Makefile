@@ -34,13 +34,13 @@ test: setup ## all tests but the long ones (root; under 15 minutes on two cores)
 test-long: setup ## whole matrices and long runs
 	@$(PYTHON) -m pytest -m long
 
-test-hosts: setup ## install, start, reboot, video, reload, restart, upgrade, purge on booted Debian 12 and 13 (root)
+test-hosts: setup ## an appliance's life on booted Debian 12 and 13, and on fresh ones the README's steps (root; an hour, with a mirror)
 	@CHAINRELAY_HOSTS="bookworm trixie" $(PYTHON) -m pytest tests/hosts
 
 test-vagrant: setup ## the same on four virtual machines with Debian's own kernel, by Vagrant and libvirt; KVM=1 where it runs them (root)
 	@vagrant/needs.sh
 	@[ -e "$${CHAINRELAY_BOX:-/var/cache/chainrelay-box}/chainrelay.box" ] || vagrant/box.sh
-	@CHAINRELAY_KVM=$(KVM) CHAINRELAY_HOSTS=vagrant $(PYTHON) -m pytest tests/hosts
+	@CHAINRELAY_KVM=$(KVM) CHAINRELAY_WHOLE=$(KVM) CHAINRELAY_HOSTS=vagrant $(PYTHON) -m pytest tests/hosts --ignore tests/hosts/test_fresh.py
 
 deb: ## three packages into dist/, from a clean export, the same octets each time
 	@packaging/build-deb.sh $(VERSION)

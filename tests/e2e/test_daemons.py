@@ -49,7 +49,7 @@ def confined() -> Iterator[Chain]:
 def carried(request: pytest.FixtureRequest) -> Iterator[Chain]:
     """The same; what carries UDP is the parameter."""
     xdp = "auto" if request.param == "xdp" else "off"
-    with Chain(2, (4,), lease=LEASE, confined=True, level="info", xdp=xdp) as chain:
+    with Chain(2, (4,), confined=True, level="info", xdp=xdp) as chain:
         expect_a_fast_path(chain, xdp)
         yield chain
 

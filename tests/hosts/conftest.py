@@ -1,7 +1,8 @@
 """What the scenarios share: the kinds of hosts to run on, the packages, and what was measured, told at the end.
 
 `make test` runs Debian 12 in containers; CHAINRELAY_HOSTS="bookworm trixie" (make test-hosts) or "vagrant" (make test-vagrant)
-has every scenario on others.
+has the scenarios on others. Emulated machines leave out the fast path, whose compiler takes them minutes, and tests marked `containers`;
+CHAINRELAY_WHOLE=1 leaves out nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +20,30 @@ from hosts.system import System
 from lab.row import Row
 
 SITES = os.environ.get("CHAINRELAY_HOSTS", "bookworm").split()
+WHOLE = os.environ.get("CHAINRELAY_WHOLE") == "1"
+SLOW_TIMEOUT = 3600.0  # of one test, the row's setting up included
 NOT_YET = "CAP_SYS_ADMIN"
 _outcomes = pytest.StashKey[Outcomes]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A machine without the tool is told so at once, not after minutes."""
-    if any("hosts" in item.path.parts for item in items) and shutil.which("systemd-nspawn") is None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A machine without the tool is told so at once, not after minutes. Slow hosts get more time, and fewer tests unless told otherwise."""
+    here = [item for item in items if "hosts" in item.path.parts]
+    if here and shutil.which("systemd-nspawn") is None:
         raise pytest.UsageError("booted hosts need systemd-nspawn and debootstrap: make setup")
+    slow = [item for item in here if parameter(item, "hosts") == "vagrant"]
+    for item in slow:
+        item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT), append=False)
+    if WHOLE:
+        return
+    spared = [item for item in slow if parameter(item, "row") == "xdp" or item.get_closest_marker("containers")]
+    items[:] = [item for item in items if item not in spared]
+    config.hook.pytest_deselected(items=spared)
+
+
+def parameter(item: pytest.Item, name: str) -> object:
+    """What a fixture's parameter is for a test."""
+    return item.callspec.params.get(name) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else None
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +61,7 @@ def hosts(request: pytest.FixtureRequest, repository: Repository) -> Iterator[Si
         yield made
 
 
-@pytest.fixture(scope="module", params=["nftables", "xdp"])
+@pytest.fixture(scope="module", params=["nftables", pytest.param("xdp", marks=pytest.mark.long)])
 def row(request: pytest.FixtureRequest, hosts: Site) -> Iterator[Appliances]:
     """Client, two firewalls, server with the older version on them; what carries UDP is the parameter."""
     with Appliances(hosts, version=OLD, xdp="auto" if request.param == "xdp" else "off") as made:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -48,9 +49,10 @@ class Fleet:
         self.machines = {name: Machine(name, self.ssh_config) for name in NAMES}
 
     def close(self) -> None:
-        """Destroy them, and end the private libvirtd."""
-        _vagrant("destroy", "-f")
-        _private("stop")
+        """Destroy them, and end the private libvirtd; with $CHAINRELAY_KEEP=1 they stay for another run, or for a look at them."""
+        if os.environ.get("CHAINRELAY_KEEP") != "1":
+            _vagrant("destroy", "-f")
+            _private("stop")
         self._folder.cleanup()
         cleanup.forget(self._token)
 

@@ -64,6 +64,7 @@ def test_reload(row: Appliances, outcomes: Outcomes) -> None:
         call.close()
 
 
+@pytest.mark.containers
 def test_what_the_journal_tells(row: Appliances) -> None:
     """Records with fields, explained by the catalog; refusals are an audit trail of their own."""
     first = row.firewalls[0]
@@ -87,6 +88,7 @@ def records(host: System, *matches: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
 
 
+@pytest.mark.containers
 def test_keys_as_credentials(row: Appliances) -> None:
     """systemd hands them to the agent alone; nothing lies below /etc/chainrelay."""
     first, peers = row.firewalls[0], "/etc/chainrelay/peers.toml"
@@ -161,10 +163,11 @@ def stop_all_for_a_while(row: Appliances) -> None:
     assert [main_pids(firewall) for firewall in row.firewalls] == before
 
 
-ORDEALS = (restart_the_agents, restart_the_helpers, restart_both, kill_the_agents, kill_the_helpers, stop_all_for_a_while)
+RESTARTS = (restart_both,)
+OTHERS = (restart_the_agents, restart_the_helpers, kill_the_agents, kill_the_helpers, stop_all_for_a_while)
 
 
-@pytest.mark.parametrize("ordeal", ORDEALS)
+@pytest.mark.parametrize("ordeal", [*RESTARTS, *(pytest.param(each, marks=pytest.mark.containers) for each in OTHERS)])
 def test_no_datagram_is_lost(row: Appliances, outcomes: Outcomes, ordeal: Callable[[Appliances], None]) -> None:
     with Call(row) as call:
         with nothing_lost(row, call, outcomes, ordeal.__name__.replace("_", " ")):

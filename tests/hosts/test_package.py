@@ -73,6 +73,7 @@ def test_manual_and_completion(host: System) -> None:
     assert words.split() == ["open", "offer"]
 
 
+@pytest.mark.containers
 @pytest.mark.parametrize("name", ["library", "command", "relay"])
 def test_debians_own_tests(host: System, name: str) -> None:
     """What autopkgtest runs from debian/tests (make check-deb does so by autopkgtest itself)."""

@@ -17,7 +17,7 @@ from lab import wait
 from lab.configuration import Configuration
 from lab.row import Row
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.root, pytest.mark.containers, pytest.mark.timeout(1200)]
 
 ATTEMPTS = r"""
 import ctypes, json, mmap, os, socket, struct, subprocess
