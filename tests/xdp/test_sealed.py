@@ -190,7 +190,8 @@ def test_another_process_goes_on_with_the_same_counters(session: Sealed) -> None
         other = XdpBackend(XdpKernel(session.last.folder, indices))
     other.setup()
     assert other.seals()
-    assert other.apply([Renew(session.mapping, 60), Rekey(session.mapping, keys(0)), Install(session.mapping, 60, keys(0))])[1:] == [NOTHING] * 2
+    again = [Renew(session.mapping, 60), Rekey(session.mapping, keys(0)), Install(session.mapping, 60, keys(0))]
+    assert other.apply(again)[1:] == [NOTHING] * 2
     assert session.to_client(b"second"), "the peer refuses a counter that comes twice"
     assert max(session.peer.seen) == 1
     assert other.apply([Rekey(session.mapping, keys(1))]) == [NOTHING]
