@@ -6,9 +6,14 @@ is the library's, and the wires between relays have somebody on them (lab/tap.py
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from itertools import product
 from typing import Any
 
@@ -18,15 +23,19 @@ from chainrelay.client import Client, Session
 from chainrelay.client.leg import RelayedLeg
 from chainrelay.errors import Code, Refusal
 from chainrelay.limits import END_TO_END_PER_SECOND
+from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol, Way
 from demo.checks import common_run
 from e2e.chain import Call, Chain, Server
 from lab import wait
 from lab.capture import Capture
+from lab.datagrams import Port, Stream
+from lab.relays import environment
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 LONG = pytest.mark.long
+WAYS = pytest.mark.parametrize("way", list(Way), ids=lambda way: way.name.lower())
 SPEECH = b"in clear this must be seen at the server's side alone, "
 DEMANDS = '[[allow]]\nuser = "alice"\nprotocol = ["tcp"]\n[[allow]]\nuser = "alice"\nprotocol = ["udp"]\nseal = "required"\n'
 
@@ -38,23 +47,55 @@ def sealed(hops: int, families: tuple[int, ...] = (4,), way: str = "recursive", 
         yield chain
 
 
+@pytest.fixture(scope="module")
+def two() -> Iterator[Chain]:
+    """Two relays, native, both families."""
+    with sealed(2, (4, 6)) as chain:
+        yield chain
+
+
+@contextmanager
+def client_of(chain: Chain, **wishes: Any) -> Iterator[None]:
+    """Within, the chain's client is another one (`way`, `seal`)."""
+
+    async def make() -> Client:
+        return Client(chain.relays.client_directory, **wishes)
+
+    usual, chain.client = chain.client, chain.client_loop.call(make)
+    try:
+        yield
+    finally:
+        other, chain.client = chain.client, usual
+        chain.client_loop.call(other.close)
+
+
+@WAYS
+def test_two_relays_both_ends_first_and_nothing_in_clear_between_them(two: Chain, way: Way) -> None:
+    with client_of(two, way=way):
+        proves_secrecy_of_all(two)
+
+
 @pytest.mark.parametrize(
-    ("hops", "families", "way"),
+    ("hops", "families", "way", "xdp"),
     [
-        (1, (4,), "recursive"),
-        (2, (4, 6), "recursive"),
-        (2, (4, 6), "iterative"),
-        *(pytest.param(hops, (4, 6), way, marks=LONG) for hops, way in product((1, 2, 3), ("recursive", "iterative"))),
+        (1, (4,), Way.RECURSIVE, "native"),
+        *(pytest.param(hops, (4, 6), way, "native", marks=LONG) for hops, way in product((1, 3), Way)),
+        *(pytest.param(2, (4, 6), way, "generic", marks=LONG) for way in Way),
     ],
 )
-def test_both_ends_first_and_nothing_in_clear_between_the_relays(hops: int, families: tuple[int, ...], way: str) -> None:
-    with sealed(hops, families, way) as chain:
-        combinations = list(product(families, (True, False)))
-        with chain.sealed_only(25 * len(combinations), 25 * len(combinations)):
-            for family, server_first in combinations:
-                proves_secrecy(chain, family, server_first=server_first)
-        assert chain.leftovers() == {}
-        assert [agent.fast_path()["entries"] for agent in chain.relays.agents] == [0] * hops
+def test_every_row_both_ends_first_and_nothing_in_clear_between(hops: int, families: tuple[int, ...], way: Way, xdp: str) -> None:
+    with sealed(hops, families, way.name.lower(), xdp=xdp) as chain:
+        proves_secrecy_of_all(chain)
+
+
+def proves_secrecy_of_all(chain: Chain) -> None:
+    """Each family, each end first; what was opened and sealed is what was sent, and nothing is left."""
+    combinations = list(product(chain.row.families, (True, False)))
+    with chain.sealed_only(25 * len(combinations), 25 * len(combinations)):
+        for family, server_first in combinations:
+            proves_secrecy(chain, family, server_first=server_first)
+    assert chain.leftovers() == {}
+    assert [agent.fast_path()["entries"] for agent in chain.relays.agents] == [0] * chain.row.hops
 
 
 def proves_secrecy(chain: Chain, family: int, *, server_first: bool) -> None:
@@ -94,48 +135,93 @@ def speak(call: Call, server: Server, *, server_first: bool) -> tuple[bytes, byt
     return to_client, to_server
 
 
-@pytest.mark.parametrize("way", ["recursive", pytest.param("iterative", marks=LONG)])
-def test_rtp_and_rtcp_and_a_reserved_session(way: str) -> None:
-    with sealed(2, (4,), way) as chain:
-        with chain.server(4, components=2) as server, chain.open(server) as call, chain.sealed_only(40, 40):
-            call.proves_flow(component=0)
-            call.proves_flow(component=1, server_first=False)
-        with chain.server(4) as server:
-            session = chain.client_loop.call(lambda: chain.client.reserve(str(server.address)))
-            server.ports[0].send(session.exit, b"too early")
-            chain.client_loop.call(lambda: session.bind(str(server.endpoint)))
-            server.ports[0].send(session.exit, b"in time")
-            assert chain.client_loop.call(session.receive) == b"in time"
-            chain.close_session(session)
-        assert chain.leftovers() == {}
+@WAYS
+def test_rtp_and_rtcp(two: Chain, way: Way) -> None:
+    with client_of(two, way=way), two.server(4, components=2) as server, two.open(server) as call, two.sealed_only(40, 40):
+        call.proves_flow(component=0)
+        call.proves_flow(component=1, server_first=False)
 
 
-@pytest.mark.parametrize("way", ["recursive", "iterative"])
-def test_keys_change_under_traffic(way: str) -> None:
+@WAYS
+def test_a_reserved_session(two: Chain, way: Way) -> None:
+    with client_of(two, way=way), two.server(4) as server:
+        session = two.client_loop.call(lambda: two.client.reserve(str(server.address)))
+        server.ports[0].send(session.exit, b"too early")
+        two.client_loop.call(lambda: session.bind(str(server.endpoint)))
+        server.ports[0].send(session.exit, b"in time")
+        assert two.client_loop.call(session.receive) == b"in time"
+        two.close_session(session)
+        assert two.leftovers() == {}
+
+
+@WAYS
+def test_keys_change_under_traffic(two: Chain, way: Way) -> None:
     """Both directions all the time; nothing is lost, and nothing goes by the rules."""
-    with sealed(2, (4,), way) as chain, chain.server(4) as server, chain.open(server) as call:
-        with chain.sealed_only(200, 200):
+    with client_of(two, way=way), two.server(4) as server, two.open(server) as call:
+        with two.sealed_only(200, 200):
             for _ in range(10):
                 call.proves_flow()
-                rekey(chain, call.session)
+                rekey(two, call.session)
         assert call.session.seal_counters.opened == 200
         assert call.session.seal_counters.forged == call.session.seal_counters.unknown == 0
 
 
-def test_the_largest_payload_passes_and_the_next_one_is_an_error() -> None:
-    with sealed(2, (4, 6)) as chain:
-        for family, largest in ((4, 1472 - 28), (6, 1452 - 28)):
-            with chain.server(family) as server, chain.open(server) as call:
-                assert call.session.mtu == largest
-                call.near.send(call.session.entry, bytes(largest))
-                assert server.ports[0].receive() == (bytes(largest), call.session.exit)
-                server.ports[0].send(call.visitor.peer, bytes(largest))
-                assert call.near.receive() == (bytes(largest), call.session.entry)
-                with pytest.raises(ValueError, match=f"carries {largest} at most"):
-                    call.near.send(call.session.entry, bytes(largest + 1))
+@pytest.mark.parametrize(("family", "largest"), [(4, 1472 - 28), (6, 1452 - 28)])
+def test_the_largest_payload_passes_and_the_next_one_is_an_error(two: Chain, family: int, largest: int) -> None:
+    with two.server(family) as server, two.open(server) as call:
+        assert call.session.mtu == largest
+        call.near.send(call.session.entry, bytes(largest))
+        assert server.ports[0].receive() == (bytes(largest), call.session.exit)
+        server.ports[0].send(call.visitor.peer, bytes(largest))
+        assert call.near.receive() == (bytes(largest), call.session.entry)
+        with pytest.raises(ValueError, match=f"carries {largest} at most"):
+            call.near.send(call.session.entry, bytes(largest + 1))
 
 
-@pytest.mark.parametrize("way", ["recursive", "iterative"])
+def test_forward_seals_for_a_program_that_can_not(two: Chain) -> None:
+    command = [sys.executable, "-m", "chainrelay.client.cli", "forward", "0", "--json", "--config", str(two.relays.client_directory)]
+    with two.server(4) as server:
+        forward = two.row.client.popen([*command, "--seal", str(server.control)], stdout=subprocess.PIPE, env=environment())
+        assert forward.stdout is not None
+        listening, opened = (json.loads(forward.stdout.readline()) for _ in range(2))
+        assert (opened["sealed"], opened["last"]) == (True, "fw2")
+        with Port(two.row.client, ip_address("127.0.0.1")) as program, two.sealed_only(20, 20):
+            asked, answered = Stream(), Stream()
+            asked.send(program, Endpoint.parse(listening["listen"]), 20)
+            assert asked.tally(server.ports[0]).lost == 0
+            answered.send(server.ports[0], Endpoint.parse(opened["exit"]), 20)
+            assert answered.tally(program).lost == 0
+        forward.send_signal(signal.SIGINT)
+        closed = json.loads(forward.stdout.readline())
+        assert forward.wait(10) == 0
+    assert closed["seal"] == {"sealed": 20, "opened": 20, "forged": 0, "replayed": 0, "unknown": 0}
+
+
+def test_either_way_side_by_side_and_plain_beside_sealed(two: Chain) -> None:
+    with (
+        two.server(4) as server,
+        two.open(server) as recursive,
+        client_of(two, way=Way.ITERATIVE),
+        two.open(server) as iterative,
+        two.open(server, seal=False) as plain,
+    ):
+        assert not plain.session.sealed
+        for call in (recursive, plain, iterative):
+            call.proves_flow()
+
+
+def test_what_can_not_be_sealed_at_all(two: Chain) -> None:
+    with two.server(4, protocol=Protocol.TCP) as server:
+        with pytest.raises(Refusal, match="TCP session can't be sealed"):
+            two.open(server)
+        with pytest.raises(Refusal, match="TCP session can't be sealed"):
+            two.open_to(server.endpoint, protocol=Protocol.TCP)
+        with pytest.raises(Refusal, match="another program's"):
+            two.open_to(server.endpoint, sockets=False)
+        assert two.leftovers() == {}
+
+
+@pytest.mark.parametrize("way", ["recursive", pytest.param("iterative", marks=LONG)])
 def test_a_restarted_agent_needs_no_key(way: str) -> None:
     """The kernel has the keys: datagrams go on, the agent adopts the session, RENEW finds everything in place."""
     with sealed(2, (4,), way, lease=6) as chain, chain.server(4) as server, chain.open(server) as call:
@@ -149,7 +235,7 @@ def test_a_restarted_agent_needs_no_key(way: str) -> None:
         assert call.session.keys.counters.unknown == 0
 
 
-@pytest.mark.parametrize("way", ["recursive", "iterative"])
+@pytest.mark.parametrize("way", ["iterative", pytest.param("recursive", marks=LONG)])
 def test_keys_that_were_lost_with_the_maps_come_back(way: str) -> None:
     with sealed(2, (4,), way, lease=6) as chain, chain.server(4) as server, chain.open(server) as call:
         agent = chain.relays.agents[-1]
@@ -178,64 +264,25 @@ def test_no_fast_path_at_the_last_relay(way: str) -> None:
         assert chain.leftovers() == {}
 
 
-@pytest.mark.parametrize("way", ["recursive", "iterative"])
+@pytest.mark.parametrize("way", ["recursive", pytest.param("iterative", marks=LONG)])
 def test_a_policy_that_demands_a_seal(way: str) -> None:
-    async def plain() -> Client:
-        return Client(chain.relays.client_directory, seal=False)
-
     with sealed(2, (4,), way, allow={"fw2": DEMANDS}) as chain, chain.server(4) as server:
-        usual, chain.client = chain.client, chain.client_loop.call(plain)
-        try:
-            with pytest.raises(Refusal) as refused:
-                chain.open(server)
-            assert (refused.value.code, refused.value.hop) == (Code.SEAL_REQUIRED, "fw2")
-        finally:
-            chain.client_loop.call(chain.client.close)
-            chain.client = usual
+        with client_of(chain, seal=False), pytest.raises(Refusal) as refused:
+            chain.open(server)
+        assert (refused.value.code, refused.value.hop) == (Code.SEAL_REQUIRED, "fw2")
         with chain.open(server) as call:
             call.proves_flow()
         assert chain.leftovers() == {}
 
 
 @pytest.mark.parametrize("way", ["recursive", "iterative"])
-def test_a_chain_that_does_not_end_where_the_client_says(way: str) -> None:
-    with sealed(2, (4,), way, last="fw1") as chain, chain.server(4) as server:
-        with pytest.raises(Refusal, match="demands that fw1") as refused:
+@pytest.mark.parametrize("seal", [False, pytest.param(True, marks=LONG)], ids=["plain", "sealed"])
+def test_a_chain_that_does_not_end_where_the_client_says(way: str, seal: bool) -> None:
+    """Without a seal it counts as well, and takes no fast path."""
+    with sealed(2, (4,), way, last="fw1", xdp="native" if seal else "off") as chain, chain.server(4) as server:
+        with client_of(chain, seal=seal), pytest.raises(Refusal, match="demands that fw1") as refused:
             chain.open_to(server.endpoint)
         assert refused.value.code is Code.ANSWER_DENIED
-        assert chain.leftovers() == {}
-        assert [agent.fast_path()["entries"] for agent in chain.relays.agents] == [0, 0]
-
-
-def test_what_can_not_be_sealed_at_all() -> None:
-    with sealed(1) as chain, chain.server(4, protocol=Protocol.TCP) as server:
-        with pytest.raises(Refusal, match="TCP session can't be sealed"):
-            chain.open(server)
-        with pytest.raises(Refusal, match="TCP session can't be sealed"):
-            chain.open_to(server.endpoint, protocol=Protocol.TCP)
-        with pytest.raises(Refusal, match="another program's"):
-            chain.open_to(server.endpoint, sockets=False)
-        assert chain.leftovers() == {}
-
-
-def test_either_way_side_by_side_and_plain_beside_sealed() -> None:
-    async def other() -> Client:
-        return Client(chain.relays.client_directory, way=Way.ITERATIVE)
-
-    with sealed(2) as chain, chain.server(4) as server:
-        usual, chain.client = chain.client, chain.client_loop.call(other)
-        try:
-            with chain.open(server) as iterative:
-                iterative.proves_flow()
-                chain.client, usual = usual, chain.client
-                with chain.open(server) as recursive, chain.open(server, seal=False) as plain:
-                    assert not plain.session.sealed
-                    for call in (recursive, plain, iterative):
-                        call.proves_flow()
-                chain.client, usual = usual, chain.client
-        finally:
-            chain.client_loop.call(chain.client.close)
-            chain.client = usual
         assert chain.leftovers() == {}
 
 
