@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -44,6 +45,11 @@ HOOKS: Final = {
 COMMANDS: Final = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 _NO_RULE: Final = ("does a matching rule exist", "by that name")  # libiptc's words for ENOENT where the chain is there
 _AGAIN: Final = os.strerror(errno.EAGAIN)
+
+_CONNTRACK: Final = struct.Struct("=128x8x2x2H2H2H2H4H")
+"""Addresses and times aside: protocol's place, origsrc_port, origdst_port, replsrc_port, repldst_port, match_flags, invert_flags,
+state_mask, status_mask, and the upper ends of the four ports."""
+_ORIGINAL_DESTINATION_PORT: Final = 1 << 9
 
 Entry = ctypes.Array[ctypes.c_ubyte]
 """A rule as libiptc takes it."""
@@ -105,6 +111,26 @@ class Mould:
         host = new if family == 4 else f"[{new}]"
         setattr(target, "to_destination" if root == DESTINATIONS else "to_source", f"{host}:{new_port}")
         return rule
+
+
+def jump(family: int, first: int, last: int, chain: str) -> Entry:
+    """`-m conntrack --ctorigdstport first:last -j chain`.
+
+    python-iptables 1.0.1 finds no option but a match's first one with iptables 1.8.11 (Debian 13), whose table of options has longer
+    rows. So it makes the rule with that first one, and what the kernel reads of the match (uapi/linux/netfilter/xt_conntrack.h,
+    struct xt_conntrack_mtinfo3) is written here.
+    """
+    rule = iptc.Rule() if family == 4 else iptc.Rule6()
+    rule.create_match("conntrack").ctstate = "NEW"
+    rule.create_target(chain)
+    rule.final_check()
+    made = bytearray(rule.rule)
+    name = made.find(b"conntrack\0")
+    revision, begin = name + 29, name + 30  # struct xt_entry_match: size (2), name (29), revision (1), then the match's own
+    if name < 0 or made[revision] != 3:
+        raise RuntimeError("a conntrack match of this iptables is laid out in an unknown way")
+    made[begin : begin + _CONNTRACK.size] = _CONNTRACK.pack(0, first, 0, 0, _ORIGINAL_DESTINATION_PORT, 0, 0, 0, 0, last, 0, 0)
+    return (ctypes.c_ubyte * len(made)).from_buffer(made)
 
 
 class Writer:
@@ -191,11 +217,7 @@ class Writer:
         for chain, first, last in branch(root, port):
             if not table.is_chain(chain):
                 table.create_chain(chain)
-                rule = iptc.Rule() if self._family == 4 else iptc.Rule6()
-                rule.create_match("conntrack").ctorigdstport = f"{first}:{last}"
-                rule.create_target(chain)
-                rule.final_check()
-                table.append_entry(parent, rule.rule)
+                table.append_entry(parent, jump(self._family, first, last, chain))
             parent = chain
         return parent
 
