@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -53,7 +52,8 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         (made.root / "etc/pip.conf").write_text(settings, encoding="utf-8")
         made.boot()
         made.put(clone, CLONE)
-        made.run(["sh", "-c", f"ip link add lan type dummy && ip address add {ip_address(ADDRESS)}/24 dev lan && ip link set lan up"])
+        lan = "ip link add lan type veth peer name wire && ip link set wire up && ip link set lan up"
+        made.run(["sh", "-c", f"{lan} && ip address add {ADDRESS}/24 dev lan"])
         made.write("/usr/local/bin/editor", EDITOR)
         made.run(["chmod", "+x", "/usr/local/bin/editor"])
         made.run(["sh", "-c", "apt-get -qq update && apt-get -qq -y install make git"], timeout=PATIENCE)  # how a checkout comes about

@@ -56,6 +56,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, send: Any) -> None:  # noqa: ANN401 - systemd-python has no types
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # level and logger are fields
         self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:

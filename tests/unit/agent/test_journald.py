@@ -49,6 +49,12 @@ def test_the_catalog_has_every_event_once() -> None:
     assert len(set(listed)) == len(listed)
 
 
+def test_the_message_is_the_message_alone() -> None:
+    chosen = JournalHandler(lambda *_: None)
+    assert chosen.formatter is not None, "basicConfig would choose one with level and logger, which are fields here"
+    assert chosen.format(logging.LogRecord("chainrelay.agent", logging.INFO, "", 0, "text", (), None)) == "text"
+
+
 def test_without_the_journal_lines_go_to_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[Any] = []
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
