@@ -131,6 +131,7 @@ def test_what_the_fast_path_says_of_a_sealed_mapping_is_the_outcome() -> None:
 
 def test_a_fast_path_that_cannot_seal_refuses_and_rules_do_not_stand_in() -> None:
     stack, maps, log = make()
+    maps.can_seal = False
     assert not stack.seals()
     one = replace(mapping(), sealed=True)
     (outcome,) = stack.apply([Install(one, 60, KEYS)])
