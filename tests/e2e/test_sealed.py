@@ -179,9 +179,10 @@ def test_the_largest_payload_passes_and_the_next_one_is_an_error(two: Chain, fam
 
 
 def test_forward_seals_for_a_program_that_can_not(two: Chain) -> None:
-    command = [sys.executable, "-m", "chainrelay.client.cli", "forward", "0", "--json", "--config", str(two.relays.client_directory)]
+    options = ["--seal", "--json", "--config", str(two.relays.client_directory)]
     with two.server(4) as server:
-        forward = two.row.client.popen([*command, "--seal", str(server.control)], stdout=subprocess.PIPE, env=environment())
+        command = [sys.executable, "-m", "chainrelay.client.cli", "forward", "0", str(server.control), *options]
+        forward = two.row.client.popen(command, stdout=subprocess.PIPE, env=environment())
         assert forward.stdout is not None
         listening, opened = (json.loads(forward.stdout.readline()) for _ in range(2))
         assert (opened["sealed"], opened["last"]) == (True, "fw2")
