@@ -7,12 +7,13 @@ is the library's, and the wires between relays have somebody on them (lab/tap.py
 from __future__ import annotations
 
 import json
+import queue
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from itertools import product
 from typing import Any
@@ -224,21 +225,24 @@ def test_what_can_not_be_sealed_at_all(two: Chain) -> None:
 
 @pytest.mark.parametrize("way", ["recursive", pytest.param("iterative", marks=LONG)])
 def test_a_restarted_agent_needs_no_key(way: str) -> None:
-    """The kernel has the keys: datagrams go on, the agent adopts the session, RENEW finds everything in place."""
-    with sealed(2, (4,), way, lease=6) as chain, chain.server(4) as server, chain.open(server) as call:
+    """The kernel has the keys: datagrams go on, the agent adopts the session from its journal, RENEW finds everything in place."""
+    with sealed(2, (4,), way, lease=6, confined=True) as chain, chain.server(4) as server, chain.open(server) as call:
+        before = newest_key(call.session)
         agent = chain.relays.agents[-1]
         agent.kill()
         call.proves_flow()
         agent.start()
         time.sleep(6)  # several renewals, and more than the lease
         call.proves_flow()
-        assert call.session.keys is not None
-        assert call.session.keys.counters.unknown == 0
+        assert newest_key(call.session) == before
+        assert call.session.seal_counters.unknown == 0
 
 
 @pytest.mark.parametrize("way", ["iterative", pytest.param("recursive", marks=LONG)])
-def test_keys_that_were_lost_with_the_maps_come_back(way: str) -> None:
+def test_a_relay_that_lost_everything_gets_the_session_again_with_new_keys(way: str) -> None:
+    """Rules, maps and keys are gone, and there is no journal: opened under the same id, at another exit perhaps."""
     with sealed(2, (4,), way, lease=6) as chain, chain.server(4) as server, chain.open(server) as call:
+        before = newest_key(call.session)
         agent = chain.relays.agents[-1]
         agent.stop()
         agent.teardown()
@@ -248,9 +252,18 @@ def test_keys_that_were_lost_with_the_maps_come_back(way: str) -> None:
             server.ports[0].send(call.session.exit, SPEECH)
             return (call.near.receive(0.2) or (b"", None))[0] == SPEECH
 
-        wait.until(flows, "the session to be back with new keys", 20)
-        call.nears[0].drain()
+        wait.until(flows, "the session to be back", 30)
+        assert newest_key(call.session) != before
+        with suppress(queue.Empty):  # the server has heard of the exit when it is another one
+            call.visitor = server.visitors.get(timeout=2)
+        call.near.drain()
         call.proves_flow()
+
+
+def newest_key(session: Session) -> bytes:
+    """The id of the key that seals."""
+    assert session.keys is not None and session.keys._sealer is not None
+    return session.keys._sealer.key_id
 
 
 # who says no ---------------------------------------------------------------------------
