@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from typing import get_args
 
@@ -34,7 +35,7 @@ def main() -> int:
     try:
         play = Play(options.hops, options.family, Report(), way, options.rules, options.xdp)
         reasons = play.run() if os.geteuid() == 0 else ["it needs root: network namespaces"]
-    except (DemoError, CommandError, AgentError, WaitError, LookupError, RuntimeError, OSError) as error:
+    except (DemoError, CommandError, AgentError, WaitError, LookupError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         reasons = [str(error) or repr(error)]
     except KeyboardInterrupt:
         sys.stdout.write("demo: FAILED interrupted\n")

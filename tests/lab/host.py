@@ -57,10 +57,13 @@ class Host(ABC):
         stdin: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end. Raises CommandError with the output when `check` and the status is not 0."""
-        done = subprocess.run(
-            self.wrap(argv), capture_output=True, text=True, timeout=timeout, input=stdin, env=env, check=False
-        )
+        """Run to the end. Raises CommandError with the output when `check` and the status is not 0, and after `timeout` seconds."""
+        try:
+            done = subprocess.run(
+                self.wrap(argv), capture_output=True, text=True, timeout=timeout, input=stdin, env=env, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise CommandError(f"{self.name}: {' '.join(argv)} did not end within {timeout:g} s") from late
         if check and done.returncode != 0:
             output = (done.stdout + done.stderr).strip()
             raise CommandError(f"{self.name}: {' '.join(argv)} ended with {done.returncode}: {output[-2000:]}")

@@ -24,10 +24,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import iptc
+from iptc import xtables
 from iptc.ip4tc import IPTCError
 from iptc.xtables import XTablesError
 
@@ -107,10 +109,42 @@ class Mould:
         return rule
 
 
+def read_long_options(family: int) -> None:
+    """Teach python-iptables 1.0.1 the options of iptables 1.8.11 (Debian 13).
+
+    It walks a match's table of options in rows of 48 octets, of which that version made 56, so it finds each table's first option
+    only. The conntrack match tells which it is: its first row ends in zeros, and its second option is known.
+    """
+    row_type = xtables.xt_option_entry
+    table = _address((iptc.Rule() if family == 4 else iptc.Rule6()).create_match("conntrack")._module.x6_options)  # noqa: SLF001
+    length = ctypes.sizeof(row_type)
+    if row_type.from_address(table + length).name is not None:
+        return  # an iptables as python-iptables knows it
+    length += 8
+    if row_type.from_address(table + length).name != b"ctproto":
+        raise RuntimeError("this iptables has its options laid out in an unknown way")
+
+    def look_up(_self: object, options: Any, name: bytes) -> Any:  # noqa: ANN401 - ctypes' own
+        for place in count(_address(options), length):
+            row = row_type.from_address(place)
+            if row.name is None or row.name == name:
+                return row if row.name else None
+        return None
+
+    xtables.xtables._option_lookup = look_up  # noqa: SLF001 - there is no other way to mend it from here
+
+
+def _address(pointer: Any) -> int:  # noqa: ANN401 - ctypes' own
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
 class Writer:
     """The tables of one family."""
 
     def __init__(self, family: int) -> None:
+        read_long_options(family)
         self._family = family
         self._kind = iptc.Table if family == 4 else iptc.Table6
         self._moulds: dict[tuple[str, str], Mould] = {}

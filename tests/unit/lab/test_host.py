@@ -45,6 +45,11 @@ def test_run_shows_the_output_of_a_failure() -> None:
         host.run(["sh", "-c", "echo told; exit 3"])
 
 
+def test_a_command_that_hangs_is_named() -> None:
+    with Namespace("one") as host, pytest.raises(CommandError, match=r"one: sleep 100 did not end within 0\.1 s"):
+        host.run(["sleep", "100"], timeout=0.1)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_datagrams_cross_a_link_and_are_counted(pair: Link, family: int) -> None:
     left, right = pair.left, pair.right

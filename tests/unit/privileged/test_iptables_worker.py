@@ -84,6 +84,21 @@ def test_moulded_rules_say_what_they_should(talk: Talk, protocol: str) -> None:
     assert talk.ask({"commit": [[], rules]}) == {}  # what is not there is no error
 
 
+def test_jumps_that_the_worker_makes_are_those_that_a_restore_makes(talk: Talk) -> None:
+    """One by one in a commit, or all at once from the text of `render`: iptables prints, and the kernel holds, the same."""
+    def jumps() -> list[str]:
+        text: str = talk.ask({"save": "nat"})["text"]
+        return sorted(line for line in text.splitlines() if "--ctorigdstport" in line)
+
+    assert talk.ask({"commit": [[rule(talk.family, DESTINATIONS, port=port) for port in (20000, 20016, 65535, 1024)], []]}) == {}
+    made = jumps()
+    assert f"-A {DESTINATIONS} -m conntrack --ctorigdstport 16384:20479 -j {DESTINATIONS}-4" in made
+    assert f"-A {DESTINATIONS}-FF -m conntrack --ctorigdstport 65520:65535 -j {DESTINATIONS}-FFF" in made
+    assert len(made) == 10
+    for line in made:
+        talk.host.run([COMMANDS[talk.family], "-w", "-t", "nat", "-C", *line.split()[1:]])  # compares the octets of the match
+
+
 def test_a_commit_is_whole_or_nothing(talk: Talk) -> None:
     good, bad = rule(talk.family, DESTINATIONS), rule(talk.family, DESTINATIONS, port=20001)
     bad[0] = "NOWHERE"
