@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Rekey, Remove, Renew
+from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Operation, Rekey, Remove, Renew
 from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.datapath.xdp_layout import Verdict
 from chainrelay.limits import SEAL_OVERLAP
@@ -148,7 +148,7 @@ def test_a_key_change_under_traffic_loses_nothing(session: Sealed) -> None:
     changer.join()
     assert clock() - begun < 30
 
-    there = set()
+    there: set[bytes] = set()
     while len(there) < sent and (got := session.server.receive(1.0)) is not None:
         there.add(got[0])
     while len(texts) < sent and (back := session.client.receive(1.0)) is not None:
@@ -190,7 +190,8 @@ def test_another_process_goes_on_with_the_same_counters(session: Sealed) -> None
         other = XdpBackend(XdpKernel(session.last.folder, indices))
     other.setup()
     assert other.seals()
-    assert other.apply([Renew(session.mapping, 60), Rekey(session.mapping, keys(0)), Install(session.mapping, 60, keys(0))])[1:] == [NOTHING] * 2
+    again: list[Operation] = [Renew(session.mapping, 60), Rekey(session.mapping, keys(0)), Install(session.mapping, 60, keys(0))]
+    assert other.apply(again)[1:] == [NOTHING] * 2
     assert session.to_client(b"second"), "the peer refuses a counter that comes twice"
     assert max(session.peer.seen) == 1
     assert other.apply([Rekey(session.mapping, keys(1))]) == [NOTHING]
