@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import page
 import report
+import sealed
 from proxies import USER_SPACE
 from report import Case
 from rows import KERNEL, Builder, Setup
@@ -160,6 +162,12 @@ def main() -> None:
         options.json.write_text(result.json(), encoding="utf-8")
     if options.write:
         report.write(result, options.write)
+    if options.rows is None and options.hops is None and options.family == 4:
+        say("sealed rows")
+        sealing = sealed.run(plan.rounds, plan.seconds, (172, 1400) if options.quick else sealed.SIZES)
+        print(f"\n{sealing.table()}\n\n{sealing.ratio_lines()}")
+        if options.write:
+            page.put(options.write, "sealed", f"{report.machine()}. {result.method}.\n\n{sealing.ratio_table()}\n\n{sealing.table()}")
 
 
 if __name__ == "__main__":

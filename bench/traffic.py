@@ -83,7 +83,7 @@ class Measured:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Before everything else on this core but the relays in user space (proxies.py), so that other work there doesn't count."""
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     try:
@@ -108,12 +108,14 @@ class Traffic:
         payload: Callable[[int], bytes] = bytes,
         burst: int = BURST,
         first: int = 50_000,
+        summed: bool = True,
     ) -> None:
         """`gate`: the MAC of the first hop; `payload` makes so many octets; `burst`: frames that are in flight together;
-        `first`: frames of the first window, which tells how many the others need."""
+        `first`: frames of the first window, which tells how many the others need; `summed`: with a UDP sum, which only holds
+        while no hop changes the payload: pages come back as they were left."""
         self._near, self._source, self._to, self._gate, self._sessions = near, source, to, gate, sessions
         self._per_port = per_port
-        self._payload, self._burst, self._first = payload, burst, first
+        self._payload, self._burst, self._first, self._summed = payload, burst, first, summed
         self._rates: dict[int, float] = {}
         self._module = shared()
         self._generate = self._module.load_func("generate", self._module.XDP).fd
@@ -151,7 +153,7 @@ class Traffic:
         frame = (
             Ether(dst=self._gate, src=mac(self._near))
             / network(src=str(self._source.address), dst=str(self._to.address))
-            / UDP(sport=self._source.port, dport=self._to.port)
+            / UDP(sport=self._source.port, dport=self._to.port, **({} if self._summed else {"chksum": 0}))
             / Raw(self._payload(max(0, size - headers)))
         )
         return bytes(frame).ljust(64, b"\0"), headers
@@ -167,7 +169,7 @@ class Traffic:
             program, 0, len(frame), 0, ctypes.addressof(data), 0, count, 0, 0, 0, 0, 0, LIVE_FRAMES, 0, burst, 0,
         )  # fmt: skip
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
-        with self._near.host.enter(), _undisturbed():
+        with self._near.host.enter(), undisturbed():
             failed = _libc.syscall(SYS_BPF, PROG_TEST_RUN, buffer, len(attributes)) < 0
         if failed:
             number = ctypes.get_errno()

@@ -14,9 +14,6 @@
 #define CHACHA20_BLOCK 64
 #define CHACHA20_DOUBLE_ROUNDS 10
 
-/* What the compiler must not see through: a value behind it has no known bounds and no known origin. */
-#define BARRIER(x) asm volatile("" : "+r"(x))
-
 #define ROTATE_LEFT(x, n) ((x) << (n) | (x) >> (32 - (n)))
 
 #define QUARTER_ROUND(a, b, c, d) \

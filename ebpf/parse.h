@@ -14,6 +14,9 @@
 #include <linux/udp.h>
 
 #define INLINE static __attribute__((always_inline)) inline
+/* What the compiler must not see through: a value behind it has no known bounds and no known origin. */
+#define BARRIER(x) asm volatile("" : "+r"(x))
+
 #define BE16(x) __builtin_bswap16(x)
 #define BE32(x) __builtin_bswap32(x)
 

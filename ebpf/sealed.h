@@ -36,9 +36,13 @@ INLINE enum verdict sealed_admit(const struct frame *frame, const struct state *
 /* The frame ends where the packet does: what Ethernet has padded, or the larger packet before, has no business behind it. */
 INLINE bool trim(struct xdp_md *context, __u32 length)
 {
-	int more = (long)context->data_end - (long)context->data - (int)(sizeof(struct ethhdr) + length);
+	__u64 size = (long)context->data_end - (long)context->data;
 
-	return !more || !bpf_xdp_adjust_tail(context, -more);
+	BARRIER(size); /* pointers may not be subtracted in 32 bits */
+
+	int less = (int)(sizeof(struct ethhdr) + length) - (int)size;
+
+	return !less || !bpf_xdp_adjust_tail(context, less);
 }
 
 #endif

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 packages=(python3-venv python3-bpfcc linux-libc-dev python3-nftables python3-pyroute2 python3-cryptography python3-cbor2 python3-systemd systemd util-linux
           python3-iptables iptables ipset nftables iproute2 conntrack tcpdump ethtool procps ffmpeg systemd-container debootstrap slirp4netns dpkg-dev zstd man-db iperf3 mosh)
-[ -z "${BENCH:-}" ] || packages+=(nginx libnginx-mod-stream coturn dante-server)
+[ -z "${BENCH:-}" ] || packages+=(nginx libnginx-mod-stream coturn dante-server gcc libc6-dev libssl-dev)
 services() {
     [ ! -d /run/systemd/system ] || systemctl list-unit-files --no-legend nginx.service coturn.service danted.service | cut -d' ' -f1 | sort || true
 }

@@ -68,7 +68,8 @@ static __attribute__((always_inline)) inline int fill(struct xdp_md *context)
 	sum += ports[0] + ports[1];
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	*check = ~sum;
+	if (*check) /* a template without a sum stays without */
+		*check = ~sum;
 	(*number)++;
 	return bpf_redirect(todo->out, 0);
 }

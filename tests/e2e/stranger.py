@@ -55,6 +55,7 @@ class Line:
         local = (str(source), 0) if source is not None else None
         with host.enter():
             self.socket = socket.create_connection((str(at.address), at.port), PATIENCE, source_address=local)
+        self._held = b""  # what came behind the last frame
 
     def send(self, data: bytes) -> None:
         """Send; that the other side has closed meanwhile shows in `ending`."""
@@ -73,17 +74,18 @@ class Line:
 
     def body(self) -> bytes:
         """The body of the next frame; empty when the connection ended before it was whole."""
-        held = b""
-        while len(held) < 4 or len(held) < 4 + int.from_bytes(held[:4], "big"):
+        while len(self._held) < 4 or len(self._held) < 4 + int.from_bytes(self._held[:4], "big"):
             more = self.receive()
             if not more:
                 return b""
-            held += more
-        return held[4:]
+            self._held += more
+        end = 4 + int.from_bytes(self._held[:4], "big")
+        body, self._held = self._held[4:end], self._held[end:]
+        return body
 
     def ending(self, within: float = PATIENCE) -> Ending:
         """Wait for the end, and close."""
-        told, until = b"", time.monotonic() + within
+        told, until = self._held, time.monotonic() + within
         try:
             while time.monotonic() < until:
                 self.socket.settimeout(max(0.001, until - time.monotonic()))

@@ -102,7 +102,9 @@ def pip_of_this_machine() -> tuple[str, list[Path]]:
     """pip's settings as a pip.conf, and the files and folders that they name."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True).stdout
     values = dict(re.findall(r"^(?:global|:env:)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE))
-    named = [Path(each.removeprefix("file://")) for value in values.values() for each in value.split()]
+    words = [each for value in values.values() for each in value.split()]
+    # the files of an index lie beside its pages
+    named = [Path(each.removeprefix("file://")).parent if each.startswith("file://") else Path(each) for each in words]
     found = [each for each in named if each.is_absolute() and each.exists()]
     certificates = [CERTIFICATES] if CERTIFICATES.exists() else []
     text = "[global]\n" + "".join(f"{name} = {value}\n" for name, value in values.items())

@@ -19,16 +19,17 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
 import iptc
+from iptc import xtables
 from iptc.ip4tc import IPTCError
 from iptc.xtables import XTablesError
 
@@ -45,11 +46,6 @@ HOOKS: Final = {
 COMMANDS: Final = {4: "iptables-legacy", 6: "ip6tables-legacy"}
 _NO_RULE: Final = ("does a matching rule exist", "by that name")  # libiptc's words for ENOENT where the chain is there
 _AGAIN: Final = os.strerror(errno.EAGAIN)
-
-_CONNTRACK: Final = struct.Struct("=128x8x2x2H2H2H2H4H")
-"""Addresses and times aside: protocol's place, origsrc_port, origdst_port, replsrc_port, repldst_port, match_flags, invert_flags,
-state_mask, status_mask, and the upper ends of the four ports."""
-_ORIGINAL_DESTINATION_PORT: Final = 1 << 9
 
 Entry = ctypes.Array[ctypes.c_ubyte]
 """A rule as libiptc takes it."""
@@ -113,30 +109,42 @@ class Mould:
         return rule
 
 
-def jump(family: int, first: int, last: int, chain: str) -> Entry:
-    """`-m conntrack --ctorigdstport first:last -j chain`.
+def read_long_options(family: int) -> None:
+    """Teach python-iptables 1.0.1 the options of iptables 1.8.11 (Debian 13).
 
-    python-iptables 1.0.1 finds no option but a match's first one with iptables 1.8.11 (Debian 13), whose table of options has longer
-    rows. So it makes the rule with that first one, and what the kernel reads of the match (uapi/linux/netfilter/xt_conntrack.h,
-    struct xt_conntrack_mtinfo3) is written here.
+    It walks a match's table of options in rows of 48 octets, of which that version made 56, so it finds each table's first option
+    only. The conntrack match tells which it is: its first row ends in zeros, and its second option is known.
     """
-    rule = iptc.Rule() if family == 4 else iptc.Rule6()
-    rule.create_match("conntrack").ctstate = "NEW"
-    rule.create_target(chain)
-    rule.final_check()
-    made = bytearray(rule.rule)
-    name = made.find(b"conntrack\0")
-    revision, begin = name + 29, name + 30  # struct xt_entry_match: size (2), name (29), revision (1), then the match's own
-    if name < 0 or made[revision] != 3:
-        raise RuntimeError("a conntrack match of this iptables is laid out in an unknown way")
-    made[begin : begin + _CONNTRACK.size] = _CONNTRACK.pack(0, first, 0, 0, _ORIGINAL_DESTINATION_PORT, 0, 0, 0, 0, last, 0, 0)
-    return (ctypes.c_ubyte * len(made)).from_buffer(made)
+    row_type = xtables.xt_option_entry
+    table = _address((iptc.Rule() if family == 4 else iptc.Rule6()).create_match("conntrack")._module.x6_options)  # noqa: SLF001
+    length = ctypes.sizeof(row_type)
+    if row_type.from_address(table + length).name is not None:
+        return  # an iptables as python-iptables knows it
+    length += 8
+    if row_type.from_address(table + length).name != b"ctproto":
+        raise RuntimeError("this iptables has its options laid out in an unknown way")
+
+    def look_up(_self: object, options: Any, name: bytes) -> Any:  # noqa: ANN401 - ctypes' own
+        for place in count(_address(options), length):
+            row = row_type.from_address(place)
+            if row.name is None or row.name == name:
+                return row if row.name else None
+        return None
+
+    xtables.xtables._option_lookup = look_up  # noqa: SLF001 - there is no other way to mend it from here
+
+
+def _address(pointer: Any) -> int:  # noqa: ANN401 - ctypes' own
+    address = ctypes.cast(pointer, ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
 class Writer:
     """The tables of one family."""
 
     def __init__(self, family: int) -> None:
+        read_long_options(family)
         self._family = family
         self._kind = iptc.Table if family == 4 else iptc.Table6
         self._moulds: dict[tuple[str, str], Mould] = {}
@@ -217,7 +225,11 @@ class Writer:
         for chain, first, last in branch(root, port):
             if not table.is_chain(chain):
                 table.create_chain(chain)
-                table.append_entry(parent, jump(self._family, first, last, chain))
+                rule = iptc.Rule() if self._family == 4 else iptc.Rule6()
+                rule.create_match("conntrack").ctorigdstport = f"{first}:{last}"
+                rule.create_target(chain)
+                rule.final_check()
+                table.append_entry(parent, rule.rule)
             parent = chain
         return parent
 

@@ -12,15 +12,17 @@ import os
 import struct
 import sys
 import sysconfig
+import tempfile
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from chainrelay.datapath.xdp_layout import MAPS, Slot
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, possible_cpus
+from chainrelay.privileged.xdp_llvm import NoLlvm, instructions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 FUNCTIONS: Final = {
@@ -35,6 +37,8 @@ SEALING: Final = {
     }.items()
 }
 """The programs that relay.c calls for sealed sessions, named as their places in the map `programs`."""
+WITH_LLVM: Final = frozenset({"seal.c"})  # all time there goes into arithmetic
+PRINT_CODE: Final = 1  # bcc.DEBUG_LLVM_IR: to standard output
 LOAD_IMMEDIATE, MAP_DESCRIPTOR = 0x18, 1  # BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD (linux/bpf.h)
 
 
@@ -72,18 +76,24 @@ def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Ma
         raise DatapathError(f"{source / file} is missing; the fast path's source belongs to the installation")
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}", f"-DCPUS={possible_cpus()}"]
-    with _stderr_to(log):
+    with _output_to(log) as printed:
         try:
-            module: Any = BPF(src_file=str(source / file), cflags=flags)
+            module: Any = BPF(src_file=str(source / file), cflags=flags, debug=PRINT_CODE if file in WITH_LLVM else 0)
             code = {name: module.dump_func(function) for name, function in functions.items()}
+            said = printed()
         except Exception as error:  # bcc raises bare Exception
             raise DatapathError(f"{file} does not compile: {error}; clang's words are in {log}") from error
     theirs = {lib.bpf_table_fd(module.module, name.encode()): each.descriptor for name, each in maps.items()}
     theirs.pop(-1, None)  # what the file does not use
-    try:
-        return {name: with_maps(each, theirs) for name, each in code.items()}
-    finally:
-        module.cleanup()
+    module.cleanup()
+    if file in WITH_LLVM:
+        try:
+            code, tables = instructions(said, functions)
+            theirs = {-number: maps[name].descriptor for number, name in enumerate(tables, 1) if name in maps}
+        except NoLlvm as reason:
+            with _log(log) as descriptor:
+                os.write(descriptor, f"{file}: bcc's own instructions, which are slower: {reason}\n".encode())
+    return {name: with_maps(each, theirs) for name, each in code.items()}
 
 
 def with_maps(code: bytes, descriptors: Mapping[int, int]) -> bytes:
@@ -122,13 +132,21 @@ def _log(log: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _stderr_to(log: Path) -> Iterator[None]:
-    """clang writes to descriptor 2, whatever Python's sys.stderr is."""
-    with _log(log) as target:
-        kept = os.dup(2)
+def _output_to(log: Path) -> Iterator[Callable[[], bytes]]:
+    """clang writes to descriptor 2, whatever Python's sys.stderr is; what bcc prints to descriptor 1 is given back."""
+    with _log(log) as target, tempfile.TemporaryFile() as printed:
+        sys.stdout.flush()
+        kept = os.dup(1), os.dup(2)
+        os.dup2(printed.fileno(), 1)
         os.dup2(target, 2)
         try:
-            yield
+            yield lambda: _whole(printed)
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            for descriptor, before in enumerate(kept, 1):
+                os.dup2(before, descriptor)
+                os.close(before)
+
+
+def _whole(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
