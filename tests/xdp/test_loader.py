@@ -51,7 +51,20 @@ def attached(host: Namespace, name: str) -> xdp_attach.Attached:
         return xdp_attach.attached(xdp_attach.interface_index(name))
 
 
-def test_a_new_program_takes_over_under_traffic_without_a_lost_datagram(row: FastRow) -> None:
+def test_what_would_come_out_the_same_is_not_compiled_again(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    assert not pins.load(host, [name])["reused"]
+    before = attached(host, name)
+    again = pins.load(host, [name])
+    assert (again["reused"], again["interfaces"][name]["mode"], attached(host, name)) == (True, "native", before)
+    other = pins.load(host, [name], "--mode", "generic")
+    assert (other["reused"], attached(host, name).mode) == (True, xdp_attach.Mode.GENERIC)
+    assert not pins.load(host, [name], "--flows", "64")["reused"], "new maps want new programs"
+    pins.load(host, [name], "--detach")
+    assert not pins.load(host, [name])["reused"]
+
+
+def test_a_new_program_takes_over_under_traffic_without_a_lost_datagram(row: FastRow, tmp_path: Path) -> None:
     fast = row.firewalls[0]
     mappings = row.session(4, 5300)
     mapping = mappings[0]
@@ -65,8 +78,12 @@ def test_a_new_program_takes_over_under_traffic_without_a_lost_datagram(row: Fas
         stream, stop, arrived = Stream(), threading.Event(), 0
 
         def load() -> None:
-            for _ in range(3):
-                fast.pins.load(fast.host, fast.interfaces, "--mode", "native")
+            for version in range(3):
+                source = shutil.copytree(TREE / "ebpf", tmp_path / str(version))
+                with (source / "relay.c").open("a") as changed:
+                    changed.write(f"/* version {version} */\n")
+                report = fast.pins.load(fast.host, fast.interfaces, "--mode", "native", "--source", str(source))
+                assert not report["reused"]
             stop.set()
 
         loader = threading.Thread(target=load)

@@ -1,13 +1,15 @@
 """`python -m chainrelay.privileged.xdp_load`: compile, pin, attach, say what was chosen as JSON, end.
 
 A process of its own, so that the daemon never holds LLVM in memory. Whatever it makes stays in the kernel: maps and programs
-by their pins, attachments by themselves. Run again it replaces the programs in one step per interface, without a lost datagram,
-and keeps the maps. Its last line is a JSON object (`Report`, or {"error": text} with status 1).
+by their pins, attachments by themselves. Run again it keeps the maps, and the programs as well if they would come out the same;
+otherwise it replaces them in one step per interface, without a lost datagram. Its last line is a JSON object (`Report`, or
+{"error": text} with status 1).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import socket
 import sys
@@ -20,7 +22,7 @@ from chainrelay.errors import DatapathError
 from chainrelay.limits import FAST_PATH_PARTNERS, FAST_PATH_SESSIONS
 from chainrelay.privileged import xdp_attach, xdp_pins
 from chainrelay.privileged.xdp_attach import Mode
-from chainrelay.privileged.xdp_bpf import Program
+from chainrelay.privileged.xdp_bpf import Program, possible_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,8 @@ class Report:
     interfaces: dict[str, dict[str, str]] = field(default_factory=dict)
     no_sealing: str = ""
     """Why sealed sessions can't be carried here; empty where they can."""
+    reused: bool = False
+    """The programs of an earlier run are these, so nothing was compiled."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,23 +69,45 @@ def load(options: argparse.Namespace) -> Report:
     folder = xdp_pins.folder_of(pins)
     xdp_pins.ensure_bpffs(pins)
     report = Report(str(folder), new_maps=xdp_pins.ensure_maps(folder, options.flows, options.hops))
+    origin = fingerprint(options.source)
+    report.reused = not report.new_maps and xdp_pins.made_of(folder) == origin
+    if not report.reused:
+        _make_programs(options, folder, report)
+    suffix = "" if report.reused else xdp_pins.NEW
+    for name, index in indices.items():
+        report.interfaces[name] = _attach(pins, folder, suffix, name, index, options.mode)
+    for number, _ in socket.if_nameindex():
+        if number not in indices.values():  # one that the configuration has named before
+            _detach(pins, number)
+    if not report.reused:
+        xdp_pins.publish(folder)
+        xdp_pins.note_origin(folder, "" if report.no_sealing else origin)
+    for stale in xdp_pins.other_versions(pins):
+        xdp_pins.forget(stale)
+    return report
+
+
+def _make_programs(options: argparse.Namespace, folder: Path, report: Report) -> None:
+    """Compile, load and pin as `_new`; the sealing ones take their places at once."""
     from chainrelay.privileged.xdp_compile import FUNCTIONS, SEALING, load_programs  # maps LLVM: not before everything else is right
 
+    xdp_pins.note_origin(folder, "")
     load_programs(FUNCTIONS, options.source, folder, xdp_pins.NEW, options.log)
     try:
         load_programs(SEALING, options.source, folder, xdp_pins.NEW, options.log)
     except DatapathError as error:  # plain sessions need none of it, and sealed ones are refused
         report.no_sealing = str(error)
     xdp_pins.fill_slots(folder)
-    for name, index in indices.items():
-        report.interfaces[name] = _attach(pins, folder, name, index, options.mode)
-    for number, _ in socket.if_nameindex():
-        if number not in indices.values():  # one that the configuration has named before
-            _detach(pins, number)
-    xdp_pins.publish(folder)
-    for stale in xdp_pins.other_versions(pins):
-        xdp_pins.forget(stale)
-    return report
+
+
+def fingerprint(source: Path) -> str:
+    """Of all that decides what the programs are: their source, our compiler's, the machine's size. 32 characters."""
+    here = Path(__file__)
+    makers = [here.with_name(name) for name in ("xdp_compile.py", "xdp_llvm.py", "xdp_bpf.py")]
+    digest = hashlib.sha256(f"{possible_cpus()}".encode())
+    for path in [*makers, *sorted(path for path in source.rglob("*") if path.is_file())]:
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def unload(pins: Path, interfaces: Sequence[str]) -> Report:
@@ -104,12 +130,12 @@ def _detach(pins: Path, index: int) -> None:
             xdp_attach.detach(index, now.mode, program.descriptor)
 
 
-def _attach(pins: Path, folder: Path, name: str, index: int, wanted: str) -> dict[str, str]:
+def _attach(pins: Path, folder: Path, suffix: str, name: str, index: int, wanted: str) -> dict[str, str]:
     modes = {"auto": [Mode.NATIVE, Mode.GENERIC], "native": [Mode.NATIVE], "generic": [Mode.GENERIC]}[wanted]
     reasons: list[str] = []
     for mode in modes:
         try:
-            _attach_as(pins, folder, index, mode)
+            _attach_as(pins, folder / f"{mode.name.lower()}{suffix}", index, mode)
         except DatapathError as error:
             reasons.append(f"{mode.name.lower()}: {error}")
         else:
@@ -119,10 +145,10 @@ def _attach(pins: Path, folder: Path, name: str, index: int, wanted: str) -> dic
     return {"mode": "off", "why": "; ".join(reasons)}
 
 
-def _attach_as(pins: Path, folder: Path, index: int, mode: Mode) -> None:
+def _attach_as(pins: Path, pin: Path, index: int, mode: Mode) -> None:
     now = xdp_attach.attached(index)
     ours = xdp_pins.our_programs(pins)
-    with Program.open(folder / f"{mode.name.lower()}{xdp_pins.NEW}") as program:
+    with Program.open(pin) as program:
         if not now.program:
             xdp_attach.attach(index, program.descriptor, mode)
             return

@@ -22,6 +22,7 @@ DEFAULT_PINS: Final = Path("/run/chainrelay/bpf")  # /sys/fs/bpf is root's, and 
 SEALING: Final = tuple(slot.name.lower() for slot in Slot)
 PROGRAMS: Final = ("native", "generic", "renew4", "renew6", "end_keys", *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
+ORIGIN: Final = "made_of_"  # an empty folder whose name goes on with the fingerprint of what the programs were made of
 
 
 def folder_of(pins: Path) -> Path:
@@ -123,9 +124,24 @@ def publish(folder: Path) -> None:
             (folder / f"{name}{NEW}").rename(folder / name)
 
 
+def made_of(folder: Path) -> str:
+    """The fingerprint that `note_origin` has noted; empty when there is none or a program is missing."""
+    complete = all((folder / name).exists() for name in PROGRAMS)
+    return next((path.name.removeprefix(ORIGIN) for path in folder.glob(f"{ORIGIN}*")), "") if complete else ""
+
+
+def note_origin(folder: Path, fingerprint: str) -> None:
+    """What the programs in force were made of; empty: nobody shall take them for complete. It lies beside them and goes when they go."""
+    for path in folder.glob(f"{ORIGIN}*"):
+        path.rmdir()
+    if fingerprint:
+        (folder / f"{ORIGIN}{fingerprint}").mkdir(mode=0o700)
+
+
 def forget(folder: Path) -> None:
     """Remove all pins of a version; the kernel frees what nothing else holds. Missing is no error."""
     if folder.is_dir():
+        note_origin(folder, "")
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()

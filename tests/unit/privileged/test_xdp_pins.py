@@ -61,3 +61,21 @@ def test_a_folder_that_can_not_be_is_named() -> None:
         xdp_pins.ensure_bpffs(Path("/proc/nowhere"))
     with pytest.raises(DatapathError, match="writable bpffs"):
         xdp_pins.ensure_maps(Path("/proc/nowhere"), 1, 1)
+
+
+def test_an_origin_counts_while_all_programs_are_there(pins: Path) -> None:
+    folder = xdp_pins.folder_of(pins)
+    xdp_pins.ensure_maps(folder, 64, 8)
+    xdp_pins.note_origin(folder, "a" * 32)
+    assert xdp_pins.made_of(folder) == "", "there is no program yet"
+    for name in xdp_pins.PROGRAMS:  # any pinned object will do
+        with Map.open(folder / "hops") as hops:
+            hops.pin(folder / name)
+    assert xdp_pins.made_of(folder) == "a" * 32
+    xdp_pins.note_origin(folder, "b" * 32)
+    assert xdp_pins.made_of(folder) == "b" * 32
+    (folder / "native").unlink()
+    assert xdp_pins.made_of(folder) == ""
+    xdp_pins.note_origin(folder, "")
+    xdp_pins.forget(folder)
+    assert not folder.exists()
