@@ -49,6 +49,7 @@ LOCATE_CACHE: Final = 1.0  # source address and MTU toward a host; a route chang
 RECONNECT_FIRST: Final = 0.1
 RECONNECT_LAST: Final = 5.0  # a relay that came back is used within this time
 MESSAGES_PER_WRITE: Final = 8  # a record and a write cost as much as one message; more would keep the next relay idle meanwhile
+LAST_ANSWERS: Final = 2.0  # an agent that ends waits so long for partners to take what it has told them
 UNREAD_ANSWERS: Final = 1024 * 1024  # bytes waiting for a partner that does not read; then it is cut
 LINK_KEEPALIVE: Final = 20.0  # idle time on a neighbour link after which TCP probes; NATs forget at 60 s and more
 

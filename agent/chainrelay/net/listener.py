@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from chainrelay.errors import ConfigError
-from chainrelay.limits import HALF_OPEN_CONNECTIONS, HALF_OPEN_PER_PREFIX, HANDSHAKE_TIMEOUT, HELLO_RATE_PER_PREFIX
+from chainrelay.limits import HALF_OPEN_CONNECTIONS, HALF_OPEN_PER_PREFIX, HANDSHAKE_TIMEOUT, HELLO_RATE_PER_PREFIX, LAST_ANSWERS
 from chainrelay.net.connection import ControlConnection, Heard
 from chainrelay.session.events import Link
 from chainrelay.wire.authenticated import Claimed
@@ -138,8 +138,13 @@ class Listener:
             server.close()
         for visitor in list(self._visitors.values()):
             visitor.connection.close()
-        for server in self._servers:
-            await server.wait_closed()
+        try:
+            async with asyncio.timeout(LAST_ANSWERS):
+                for server in self._servers:
+                    await server.wait_closed()  # from Python 3.12 on for the connections as well
+        except TimeoutError:
+            for visitor in list(self._visitors.values()):
+                visitor.connection.abort(TimeoutError("the partner does not read its answers"))
         self._servers.clear()
 
     # one visitor -----------------------------------------------------------

@@ -37,6 +37,7 @@ class Relay:
 
     async def listen(self, port: int = 0) -> Endpoint:
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the earlier listener's connections may linger
             probe.bind(("127.0.0.1", port))
             endpoint = Endpoint(LOOPBACK, probe.getsockname()[1])
         await self.listener.listen((endpoint,))

@@ -208,10 +208,10 @@ async def _forward_connections(owner: Client, options: argparse.Namespace) -> No
     listening = _bind(Protocol.TCP, options.listen, 1)[0]
     server = await asyncio.start_server(connected, sock=listening)
     try:
-        async with server:
-            report.forwarding(p1.local_endpoint(listening))
-            await server.serve_forever()
+        report.forwarding(p1.local_endpoint(listening))
+        await asyncio.get_running_loop().create_future()
     finally:  # before the links go: a CLOSE that is not heard leaves a session to its lease
+        server.close()  # from Python 3.12 on serve_forever would wait here until every connection has ended by itself
         ending = list(tasks)
         for task in ending:
             task.cancel()
