@@ -57,8 +57,6 @@ def carried(request: pytest.FixtureRequest) -> Iterator[Chain]:
 def expect_a_fast_path(chain: Chain, xdp: str) -> None:
     """A test that means the fast path is none without it."""
     state = daemons(chain)[0].fast_path()
-    if xdp != "off" and "CAP_SYS_ADMIN" in state["why"]:
-        pytest.xfail("the confined helper gets no fast path yet: bcc opens pinned maps by their ids, which takes CAP_SYS_ADMIN")
     assert bool(state["layout"]) is (xdp != "off"), state
 
 

@@ -22,7 +22,6 @@ from lab.row import Row
 SITES = os.environ.get("CHAINRELAY_HOSTS", "bookworm").split()
 WHOLE = os.environ.get("CHAINRELAY_WHOLE") == "1"
 SLOW_TIMEOUT = 3600.0  # of one test, the row's setting up included
-NOT_YET = "CAP_SYS_ADMIN"
 _outcomes = pytest.StashKey[Outcomes]()
 
 
@@ -65,8 +64,9 @@ def hosts(request: pytest.FixtureRequest, repository: Repository) -> Iterator[Si
 def row(request: pytest.FixtureRequest, hosts: Site) -> Iterator[Appliances]:
     """Client, two firewalls, server with the older version on them; what carries UDP is the parameter."""
     with Appliances(hosts, version=OLD, xdp="auto" if request.param == "xdp" else "off") as made:
-        if request.param == "xdp" and NOT_YET in fast_path(made.firewalls[0])["why"]:
-            pytest.xfail("the packaged helper gets no fast path yet: bcc opens pinned maps by their ids, which takes CAP_SYS_ADMIN")
+        for firewall in made.firewalls:
+            state = fast_path(firewall)
+            assert bool(state["layout"]) is (request.param == "xdp"), state
         yield made
 
 
