@@ -78,7 +78,8 @@ def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Ma
     flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}", f"-DCPUS={possible_cpus()}"]
     with _output_to(log) as printed:
         try:
-            module: Any = BPF(src_file=str(source / file), cflags=flags, debug=PRINT_CODE if file in WITH_LLVM else 0)
+            more = {"debug": PRINT_CODE} if file in WITH_LLVM else {}
+            module: Any = BPF(src_file=str(source / file), cflags=flags, **more)
             code = {name: module.dump_func(function) for name, function in functions.items()}
             said = printed()
         except Exception as error:  # bcc raises bare Exception

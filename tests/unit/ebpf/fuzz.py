@@ -1,7 +1,8 @@
 """Random frames against the model: `python -m unit.ebpf.fuzz --count 1000000` (make fuzz-xdp), a short run in test_fuzz.py.
 
 Most frames are datagrams and ICMP errors of the world's flows with none to four fields or octets changed, cut or padded: what
-is nearly right finds more than noise does. The seed is printed; the same seed makes the same frames.
+is nearly right finds more than noise does. A part of them belongs to sealed sessions, of which nothing may ever go up, leave as another
+text, or leave unsealed. The seed is printed; the same seed makes the same frames.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, Verdict
 from unit.ebpf import frames, model
+from unit.ebpf.sealed_world import KEYS, SealedWorld, payload_of
 from unit.ebpf.world import CASES, World
 
-PASS, REDIRECT = 2, 4
+DROP, PASS, REDIRECT = 1, 2, 4
+TEXT = b"the text of a sealed datagram, which is not seen between"
 BATCH = 2000  # frames between two looks at the counters
 
 
@@ -70,29 +74,68 @@ def mutate(frame: bytes, rng: random.Random) -> bytes:
     return bytes(octets)
 
 
+def of_sealed(sealed: SealedWorld, rng: random.Random) -> bytes:
+    """A fresh good frame of a sealed session: of the client, of the server, or an error about either."""
+    match rng.randrange(4):
+        case 0 | 1:
+            return sealed.sealed(TEXT)
+        case 2:
+            return sealed.clear(TEXT)
+        case _:
+            return frames.octets(frames.error(rng.choice((sealed.there, sealed.back)), rng.choice(("too-big", "port"))))
+
+
+def check_sealed(sealed: SealedWorld, frame: bytes, action: int, after: bytes) -> None:
+    """What must hold of a frame that belongs to a sealed session, whatever else is odd about it."""
+    if action == DROP:
+        return
+    if action != REDIRECT:
+        raise Difference(f"a sealed session's frame went up: {frame.hex()}")
+    if after[23 if after[12:14] == b"\x08\x00" else 20] != 17:
+        right = TEXT not in after  # an error, cut
+    elif payload_of(after)[:4] == sealed.peer.key_id:
+        right = payload_of(frame).startswith(sealed.peer.open(payload_of(after)))
+    else:
+        right = payload_of(after) == TEXT
+    if not right:
+        raise Difference(f"a sealed session's frame {frame.hex()} left as {after.hex()}")
+
+
 def run(world: World, count: int, seed: int) -> Counter[Verdict]:
     """Offer `count` frames to both programs in turn. Raises Difference with the frame; the verdicts that occurred otherwise."""
     rng = random.Random(seed)
     pool, seen = seeds(), Counter[Verdict]()
     done = 0
+    sealed = [SealedWorld(world, 4), SealedWorld(world, 6, keys=replace(KEYS, key_id=bytes.fromhex("d0123458")))]
     while done < count:
         before, batch = world.counts(), Counter[Verdict]()
         mode = rng.choice(("native", "native", "generic"))
         program = world.programs[mode]
         for _ in range(min(BATCH, count - done)):
             frame = rng.randbytes(rng.randrange(14, 90)) if rng.randrange(50) == 0 else mutate(rng.choice(pool), rng)
+            if rng.randrange(5) == 0:
+                frame = mutate(of_sealed(rng.choice(sealed), rng), rng)
             verdict, expected = model.expect(frame, mode)
             action, after, _ = program.run(frame)
+            if verdict is Verdict.OPENED:
+                check_sealed(sealed[frame[12:14] != b"\x08\x00"], frame, action, after)
+                batch[verdict] += 1
+                done += 1
+                continue
             forwarded = verdict in {Verdict.FORWARDED, Verdict.ICMP_TRANSLATED}
             if after != expected or action != (REDIRECT if forwarded else PASS):
                 wanted = f"model {verdict.name} {expected.hex()}"
                 raise Difference(f"seed {seed}, {mode}: {frame.hex()}\n  {wanted}\n  program {action} {after.hex()}")
             batch[verdict] += 1
             done += 1
-        counted = {verdict: number - before[verdict] for verdict, number in world.counts().items()}
-        if counted != {verdict: batch[verdict] for verdict in Verdict}:
+        counts = {verdict: number - before[verdict] for verdict, number in world.counts().items()}
+        counted = {verdict: number for verdict, number in counts.items() if verdict < Verdict.OPENED}
+        of_them = {verdict: number for verdict, number in counts.items() if verdict >= Verdict.OPENED}
+        if sum(of_them.values()) != batch.pop(Verdict.OPENED, 0):
+            raise Difference(f"seed {seed}, {mode}: {of_them} do not add up")
+        if counted != {verdict: batch[verdict] for verdict in Verdict if verdict < Verdict.OPENED}:
             raise Difference(f"seed {seed}, {mode}: the program counted {counted}, the model {dict(batch)}")
-        seen += batch
+        seen += batch + Counter(of_them)
     return seen
 
 

@@ -15,4 +15,6 @@ pytestmark = pytest.mark.root
 
 def test_random_frames_do_what_the_model_says(world: World) -> None:
     seen = fuzz.run(world, 30_000, seed=random.randrange(2**32))
-    assert set(seen) == {verdict for verdict in Verdict if verdict < Verdict.OPENED}, "the frames must reach every way out"
+    plain = {verdict for verdict in Verdict if verdict < Verdict.OPENED}
+    often = {Verdict.OPENED, Verdict.SEALED, Verdict.SEALED_ICMP, Verdict.FORGED, Verdict.SEALED_TTL_ENDS, Verdict.SEALED_OTHER_STATION}
+    assert set(seen) >= plain | often, "the frames must reach every way out"
