@@ -26,6 +26,7 @@ RECORDS_PER_KEY: Final = 2**48  # far below any bound of ChaCha20-Poly1305; a co
 # sealed datagrams (docs/protocol.md §13) ----------------------------------------
 SEAL_WINDOW: Final = 1024  # counters below the highest: datagrams that overtake each other by more are lost anyway
 SEAL_DATAGRAMS_PER_KEY: Final = 2**32  # of one direction: far below the bounds of ChaCha20-Poly1305 for forgery
+SEAL_TEXT: Final = 1536  # octets that ebpf/ opens and seals at once: an Ethernet frame's; larger ones are not carried, whatever the MTU
 SEAL_REKEY_DATAGRAMS: Final = 2**31  # a new key long before the last datagram: a chain that is away for hours must not end the session
 SEAL_REKEY_AFTER: Final = 3600.0  # what a key that leaks gives away; one handshake per hour and session costs nothing
 SEAL_OVERLAP: Final = 10.0  # both keys are taken: longer than any datagram is under way, as PORT_REST reckons, and than REKEY's round trip

@@ -14,7 +14,7 @@ from chainrelay.wire.endpoint import Endpoint
 from lab import wait
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from lab.link import End
 
@@ -37,6 +37,8 @@ class Capture:
     """A running tcpdump. `datagrams` can be read while it runs; `stop` checks that the kernel dropped none."""
 
     def __init__(self, end: End, expression: str = "udp", direction: Direction = "inout") -> None:
+        self.frames: list[bytes] = []
+        """After `stop`: all of it as it was on the wire, what is no UDP datagram included."""
         self._folder = tempfile.TemporaryDirectory(prefix="capture-")
         self._file, self._log = (Path(self._folder.name, name) for name in ("packets.pcap", "log"))
         with self._log.open("wb") as log, self._file.open("wb") as file:  # the file is here, wherever the host is
@@ -46,7 +48,7 @@ class Capture:
 
     def datagrams(self) -> list[Datagram]:
         """What has been written so far."""
-        return list(_datagrams(self._file.read_bytes()))
+        return list(_datagrams(_frames(self._file.read_bytes())))
 
     def stop(self) -> list[Datagram]:
         """End tcpdump and return everything. Raises AssertionError when packets were lost before they were written."""
@@ -55,9 +57,9 @@ class Capture:
         told = self._log.read_text()
         if "0 packets dropped by kernel" not in told:
             raise AssertionError(f"the capture is incomplete: {told}")
-        found = self.datagrams()
+        self.frames = list(_frames(self._file.read_bytes()))
         self._folder.cleanup()
-        return found
+        return list(_datagrams(self.frames))
 
     def __enter__(self) -> Self:
         return self
@@ -69,15 +71,19 @@ class Capture:
         self._folder.cleanup()
 
 
-def _datagrams(pcap: bytes) -> Iterator[Datagram]:
+def _frames(pcap: bytes) -> Iterator[bytes]:
     at = FILE_HEADER
     while at + PACKET_HEADER.size <= len(pcap):
         length = PACKET_HEADER.unpack_from(pcap, at)[2]
         at += PACKET_HEADER.size
         frame = pcap[at : at + length]
         at += length
-        if len(frame) == length and (datagram := _parse(frame)) is not None:
-            yield datagram
+        if len(frame) == length:
+            yield frame
+
+
+def _datagrams(frames: Iterable[bytes]) -> Iterator[Datagram]:
+    return (datagram for frame in frames if (datagram := _parse(frame)) is not None)
 
 
 def _parse(frame: bytes) -> Datagram | None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from chainrelay.limits import SEAL_TEXT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping as Dictionary
 
@@ -196,7 +198,7 @@ ENDING: Final = Layout(
     ("forged", "Q"),
     ("replayed", "Q"),
 )
-SEALED_LONGEST: Final = 1536
+SEALED_LONGEST: Final = SEAL_TEXT
 SCRATCH: Final = Layout(
     "scratch",
     ("key", "32s"),

@@ -25,7 +25,7 @@ from chainrelay.session.tables import Kind, PeerTable
 from chainrelay.wire.connection import Connection
 from chainrelay.wire.handshake import Responder
 from chainrelay.wire.keys import Context, Purpose
-from chainrelay.wire.messages import Answer, Assigned, Closed, Error, Extend, Extended, Rekey, Way
+from chainrelay.wire.messages import Answer, Assigned, Closed, Error, Extend, Extended, Rekey, Request, Way
 from chainrelay.wire.sealed import SealKeys
 from chainrelay.wire.states import State
 
@@ -154,8 +154,14 @@ class Ends:
             return
         assert end.link is not None
         inner, message = messages[0]
-        end.asked = inner, number
         request = message.message
+        if not isinstance(request, Request) or request.session != extend.session:
+            # one session's data key in another one would begin its counters anew
+            text = "an end-to-end connection carries requests, about the session of its handshake alone"
+            end.wire.send(inner, Error(Code.UNEXPECTED, self._me, text))
+            self._answer(end, number, None)
+            return
+        end.asked = inner, number
         seal = end.wire.seal_keys(request.key_id) if isinstance(request, Rekey) else None
         self._on_request(end.link, inner, message, seal)
 

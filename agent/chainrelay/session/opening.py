@@ -11,7 +11,7 @@ from math import ceil
 
 from chainrelay.datapath.mapping import Failed, Install, Mapping, Outcome
 from chainrelay.errors import Code, Refusal
-from chainrelay.limits import CONFIRM_TIMEOUT, IP_UDP_HEADERS, LEASE_GRACE
+from chainrelay.limits import CONFIRM_TIMEOUT, IP_UDP_HEADERS, LEASE_GRACE, SEAL_TEXT
 from chainrelay.session import closing
 from chainrelay.session.answers import read_answer
 from chainrelay.session.book import Book
@@ -22,6 +22,7 @@ from chainrelay.session.tables import Allow
 from chainrelay.session.transitions import Input, State
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Assigned, Bound, Error, Open, Opened
+from chainrelay.wire.sealed import SEALED_OVERHEAD
 
 
 def open_session(book: Book, link: Link, number: int, request: Open) -> None:
@@ -170,6 +171,8 @@ def assign(book: Book, session: Session, candidate: Candidate) -> None:
     toward_server = policy.server_side_addresses(candidate)
     session.server_side = book.pool.assign(toward_server, candidate.address, request.components, book.now)
     session.mtu = candidate.mtu - IP_UDP_HEADERS[request.partner.family]
+    if session.sealing:
+        session.mtu = min(session.mtu, SEAL_TEXT + SEALED_OVERHEAD)
 
 
 def count_row(book: Book, session: Session, row: Allow) -> None:

@@ -299,6 +299,24 @@ def test_on_such_a_connection_rekey_alone_is_in_place() -> None:
     play(2, scenario)
 
 
+@pytest.mark.parametrize("hops", [1, 2])
+def test_a_connection_speaks_of_its_own_session_alone(hops: int) -> None:
+    """Under the same key another session's counters would begin at 0 again, and its nonces with them."""
+
+    async def scenario(alice: Alice) -> None:
+        await alice.reserve()
+        other = Alice(alice.row, alice.link)
+        await other.reserve()
+        wire = await alice.connect()
+        keys, _ = await alice.rekey(0, wire)
+        answer = await alice.inside(wire, Rekey(other.session, keys.key_id))
+        assert isinstance(answer, Error)
+        assert (answer.code, answer.hop) == (Code.UNEXPECTED, f"fw{hops}")
+        await other.rekey()
+
+    play(hops, scenario)
+
+
 def test_a_relay_without_a_fast_path_says_so() -> None:
     async def whole() -> None:
         async with Walk(2, seals=False) as row:

@@ -12,7 +12,7 @@ from chainrelay.datapath.mapping import Install, Remove
 from chainrelay.datapath.mapping import Rekey as Seal
 from chainrelay.datapath.mapping import Renew as Prolong
 from chainrelay.errors import Code
-from chainrelay.limits import CONFIRM_TIMEOUT, LEASE_GRACE
+from chainrelay.limits import CONFIRM_TIMEOUT, LEASE_GRACE, SEAL_TEXT
 from chainrelay.session.engine import Engine
 from chainrelay.session.events import Link, Requested, RulesLost, Through
 from chainrelay.session.policy import Policy
@@ -64,6 +64,18 @@ def opened(playing: Play, link: Link = THROUGH, owner: Link = FW1_SEEN) -> Play:
     """Forwarding, with its first key."""
     playing.rekeys(link).replies(Rekeyed).binds("10.9.0.9:6000", owner)
     return playing.applies(Install).applied().replies(Bound).done()
+
+
+# how much fits ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mtu", "told"), [(1500, 1472), (SEAL_TEXT + 56, SEAL_TEXT + 28), (9000, SEAL_TEXT + 28), (65536, SEAL_TEXT + 28)])
+def test_no_more_than_the_program_takes(mtu: int, told: int) -> None:
+    """What is larger would be dropped here without a word; plain sessions take all of the path."""
+    playing = play(last(seals=True)).fw1_opens(server=RESERVE, sealed=True).locates("10.9.0.9")
+    playing.located("10.9.0.9", mtu=mtu).replies(Opened, lambda it: it.mtu == told).done()
+    playing = play(last(seals=True)).fw1_opens(server=RESERVE).locates("10.9.0.9")
+    playing.located("10.9.0.9", mtu=mtu).replies(Opened, lambda it: it.mtu == mtu - 28).done()
 
 
 # the order -----------------------------------------------------------------------
