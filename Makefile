@@ -12,6 +12,8 @@ WAY ?= recursive
 SEAL ?= 0
 QUICK ?=
 COUNT ?= 1000000
+# Most of a test is waiting for timers and processes: three at a time on two cores.
+AT_ONCE ?= -n 3 --dist loadgroup
 KVM ?=
 
 .PHONY: help setup lint types test test-long demo bench bench-setup bench-legacy fuzz-xdp deb check-deb test-hosts test-vagrant clean
@@ -29,10 +31,10 @@ types: setup ## mypy --strict
 	@$(PYTHON) -m mypy agent/chainrelay tests bench packaging
 
 test: setup ## all tests but the long ones (root; under 15 minutes on two cores)
-	@$(PYTHON) -m pytest -m "not long"
+	@$(PYTHON) -m pytest -m "not long" $(AT_ONCE)
 
 test-long: setup ## whole matrices and long runs
-	@$(PYTHON) -m pytest -m long
+	@$(PYTHON) -m pytest -m long $(AT_ONCE)
 
 test-hosts: setup ## an appliance's life on booted Debian 12 and 13, and on fresh ones the README's steps (root; an hour, with a mirror)
 	@CHAINRELAY_HOSTS="bookworm trixie" $(PYTHON) -m pytest tests/hosts
