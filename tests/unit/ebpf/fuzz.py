@@ -158,7 +158,7 @@ def main() -> None:
         finally:
             subprocess.run(["umount", "-q", str(pins)], check=False)
     for verdict in Verdict:
-        print(f"  {verdict.name.lower().replace('_', '-'):18} {seen[verdict]:>9}")
+        print(f"  {verdict.name.lower().replace('_', '-'):24} {seen[verdict]:>9}")
     print(f"fuzz-xdp: {options.count} frames in {time.monotonic() - start:.0f} s, 0 differences")
 
 
