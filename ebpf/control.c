@@ -115,6 +115,7 @@ int chainrelay_end_keys(struct xdp_md *context)
 		seal->ends_ns = ends_ns;
 		if (wipe) {
 			seal->next = SEALED_MOST; /* a program that still holds the entry seals nothing by zeros */
+			seal->top = ~0ULL;        /* nor opens */
 			__builtin_memset(seal->open_key, 0, KEY_OCTETS);
 		}
 		bpf_spin_unlock(&seal->lock);

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from itertools import product
@@ -21,6 +22,7 @@ from typing import Any
 import pytest
 
 from chainrelay.client import Client, Session
+from chainrelay.client.data_keys import SealCounters
 from chainrelay.client.leg import RelayedLeg
 from chainrelay.errors import Code, Refusal
 from chainrelay.limits import END_TO_END_PER_SECOND
@@ -157,14 +159,20 @@ def test_a_reserved_session(two: Chain, way: Way) -> None:
 
 @WAYS
 def test_keys_change_under_traffic(two: Chain, way: Way) -> None:
-    """Both directions all the time; nothing is lost, and nothing goes by the rules."""
-    with client_of(two, way=way), two.server(4) as server, two.open(server) as call:
-        with two.sealed_only(200, 200):
-            for _ in range(10):
-                call.proves_flow()
-                rekey(two, call.session)
-        assert call.session.seal_counters.opened == 200
-        assert call.session.seal_counters.forged == call.session.seal_counters.unknown == 0
+    """Both directions all the time, while somebody else changes the keys; nothing is lost, and nothing goes by the rules."""
+    with client_of(two, way=way), two.server(4) as server, two.open(server) as call, ThreadPoolExecutor(1) as pool:
+        first, rounds = newest_key(call.session), 0
+        changing = pool.submit(rekey, two, call.session, 10)
+        while not changing.done():
+            call.proves_flow()
+            rounds += 1
+        changing.result()
+        assert newest_key(call.session)[0] - first[0] == 10, "ten epochs later"
+        assert rounds > 3
+        each_way = 20 * rounds
+        assert call.session.seal_counters == SealCounters(sealed=each_way, opened=each_way)
+        counted = call.close()
+        assert [(each.to_server_packets, each.to_client_packets) for each in counted] == [(each_way, each_way)] * 2
 
 
 @pytest.mark.parametrize(("family", "largest"), [(4, 1472 - 28), (6, 1452 - 28)])
@@ -300,10 +308,11 @@ def test_a_chain_that_does_not_end_where_the_client_says(way: str, seal: bool) -
         assert chain.leftovers() == {}
 
 
-def rekey(chain: Chain, session: Session) -> None:
-    """Another key, now."""
+def rekey(chain: Chain, session: Session, times: int) -> None:
+    """Other keys, one after the other."""
     leg = session._leg
     assert isinstance(leg, RelayedLeg)
     assert leg._rekeying is not None
-    chain.client_loop.call(leg._rekeying.rekey)
-    time.sleep(1 / END_TO_END_PER_SECOND)  # the relay takes no more handshakes of one session
+    for _ in range(times):
+        chain.client_loop.call(leg._rekeying.rekey)
+        time.sleep(1 / END_TO_END_PER_SECOND)  # the relay takes no more handshakes of one session

@@ -1,7 +1,7 @@
 """The data keys of one sealed session at the client: which one seals now, which ones open, and what was not opened. Pure.
 
     prepare(keys)     opens by them as well, from before REKEY is sent
-    adopt(key_id)     seals by them, once REKEYED is there
+    adopt(key_id)     seals by them, once REKEYED is there; a datagram opened by them says the same, should REKEYED get lost
     retire(key_id)    opens by nothing older any more, SEAL_OVERLAP later
 
 So a change of keys loses no datagram in either direction. When that happens and what it takes is sealing.py's business; sockets
@@ -64,9 +64,11 @@ class DataKeys:
             self._openers[of_component(keys.key_id, component)] = opener
 
     def adopt(self, key_id: bytes) -> None:
-        """Seal by the prepared key of that id from now on."""
+        """Seal by the prepared key of that id from now on. Not by one before, nor by the same again: its counter would begin anew."""
         keys = next(keys for keys, _ in self._keys if keys.key_id == key_id)
         if self._sealer is not None:
+            if not self._newer(key_id, self._sealer):
+                return
             self._past += SealCounters(sealed=self._sealer.counter)
         self._sealer = keys.sealer()
 
@@ -93,7 +95,10 @@ class DataKeys:
         if opener is None:
             self._unknown += 1
             raise UnknownKeyError("the datagram is under no key of this session")
-        return opener.open(datagram, component)
+        text = opener.open(datagram, component)
+        if self._sealer is not None and opener.key_id != self._sealer.key_id:
+            self.adopt(opener.key_id)  # if it is newer, then the relay has it, and ends the one before soon
+        return text
 
     @property
     def used(self) -> int:
@@ -108,6 +113,10 @@ class DataKeys:
         """So far."""
         now = SealCounters(sealed=self._sealer.counter if self._sealer else 0, unknown=self._unknown)
         return sum((_counted(opener) for _, opener in self._keys), self._past + now)
+
+    def _newer(self, key_id: bytes, sealer: Sealer) -> bool:
+        ids = [keys.key_id for keys, _ in self._keys]
+        return ids.index(key_id) > ids.index(sealer.key_id)
 
     def _forget(self, one: tuple[SealKeys, Opener]) -> None:
         keys, opener = one

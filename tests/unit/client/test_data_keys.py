@@ -85,13 +85,39 @@ def test_without_a_key_nothing_passes() -> None:
     assert none.used == 0
 
 
-def test_a_prepared_key_opens_and_does_not_seal() -> None:
+def test_a_prepared_key_does_not_seal() -> None:
     one = session(0)
     one.prepare(keys(1))
-    assert one.open(from_relay(1).seal(b"early")) == b"early"
     assert one.seal(b"text")[:4] == keys(0).key_id
     one.adopt(keys(1).key_id)
     assert one.seal(b"text")[:4] == keys(1).key_id
+
+
+def test_the_first_key_seals_when_it_is_adopted_and_not_before() -> None:
+    """Until then nobody has compared what the relay says of itself."""
+    one = DataKeys()
+    one.prepare(keys(0))
+    assert one.open(from_relay(0).seal(b"early")) == b"early"
+    with pytest.raises(Refusal):
+        one.seal(b"text")
+
+
+def test_a_datagram_under_a_prepared_key_stands_for_rekeyed_and_no_counter_comes_twice() -> None:
+    one, before, after = session(0), from_relay(0), from_relay(1)
+    one.prepare(keys(1))
+    late = before.seal(b"late")
+    forged = after.seal(b"text")[:-1] + b"\0"
+    with pytest.raises(ForgedError):
+        one.open(forged)
+    assert one.seal(b"text")[:4] == keys(0).key_id
+    assert one.open(after.seal(b"early")) == b"early"
+    first = one.seal(b"text")
+    assert one.open(late) == b"late"
+    one.adopt(keys(1).key_id)
+    one.adopt(keys(0).key_id)
+    second = one.seal(b"text")
+    assert [each[:12] for each in (first, second)] == [keys(1).key_id + bytes(7) + bytes((counter,)) for counter in (0, 1)]
+    assert one.counters == SealCounters(sealed=3, opened=2, forged=1)
 
 
 def test_retiring_forgets_what_was_before() -> None:

@@ -322,6 +322,8 @@ def test_a_rekey_whose_answer_was_lost_leaves_the_session_whole(way: Way) -> Non
             with pytest.raises(Refusal, match="lost"):
                 await rekeying.rekey()
             await talk(session, server)
+            assert session.keys is not None and session.keys._sealer is not None
+            assert session.keys._sealer.key_id == chain.seal().keys[-1].key_id, "the server's datagram was under it"
             chain.lie = lambda _relay, answer: answer
             await rekeying.rekey()
             await talk(session, server)

@@ -14,7 +14,7 @@ from chainrelay.datapath.xdp_entries import key_of, value_of
 from chainrelay.datapath.xdp_layout import FLOW4, FLOW6, SEAL, SEALED_LONGEST, WINDOW, Slot, Verdict
 from chainrelay.datapath.xdp_seals import ended_of, ending_of
 from chainrelay.privileged.xdp_bpf import Map, Program
-from chainrelay.wire.sealed import SEALED_OVERHEAD
+from chainrelay.wire.sealed import SEALED_OVERHEAD, SealKeys
 from unit.ebpf.sealed_world import SESSION, Peer, SealedWorld, frame, leaving, payload_of
 from unit.ebpf.world import NARROW, UNRESOLVED, Case, World, lease
 
@@ -261,6 +261,10 @@ def test_a_key_that_has_ended_or_was_wiped_opens_and_seals_nothing(world: World,
     assert [held[name] for name in ("open_key", "open_iv", "seal_key", "seal_iv")] == [bytes(32), bytes(12), bytes(32), bytes(12)]
     dropped(sealed, sealed.clear(b"by zeros"), Verdict.KEY_EXHAUSTED)
     dropped(sealed, sealed.sealed(b"over"), Verdict.UNKNOWN_KEY)
+    sealed.seals.update(sealed.key, SEAL.pack({**held, "ends_ns": 0}))  # as a program sees it that looked at the time before
+    zeros = Peer(SealKeys(sealed.keys.key_id, bytes(32), bytes(12), bytes(32), bytes(12)))
+    for counter in (0, 2, 2**63 - 1):
+        dropped(sealed, frame(sealed.there.source, sealed.there.destination, zeros.seal(b"by zeros", counter)), Verdict.REPLAYED)
 
 
 @FAMILIES
