@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from pathlib import Path
 
 import pytest
+
+CACHE = Path("/var/cache/chainrelay-tests")
+"""What systemd would give by CacheDirectory=: an agent of a test does not compile what another one has compiled."""
 
 
 def pytest_configure() -> None:
@@ -13,6 +18,9 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if os.geteuid() == 0:
+        CACHE.mkdir(mode=0o700, exist_ok=True)
+        os.environ["CACHE_DIRECTORY"] = str(CACHE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -167,9 +167,13 @@ class Relays:
 
 
 def environment(first: Path | None = None) -> dict[str, str]:
-    """For processes of ours on a host: they find the same packages as this one, those in `first` before all others."""
+    """For processes of ours on a host: they find the same packages as this one, those in `first` before all others.
+
+    With other packages it may be another compiler, so what an earlier one made is not at hand.
+    """
     folders = [*([str(first)] if first else []), *(each for each in sys.path if each)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1"}
+    cache = {"CACHE_DIRECTORY": ""} if first else {}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONUNBUFFERED": "1", **cache}
 
 
 def _listening(pid: int, port: int) -> int:

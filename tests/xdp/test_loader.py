@@ -204,7 +204,7 @@ def test_bcc_missing_and_no_bpffs(pair: tuple[Namespace, str, Pins], tmp_path: P
     (tmp_path / "bcc" / "__init__.py").write_text("raise ImportError('No module named bcc')\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     command = [sys.executable, "-m", "chainrelay.privileged.xdp_load", "--log", str(pins.log)]
-    done = host.run([*command, "--pins", str(pins.path), name], check=False, env={**os.environ, "PYTHONPATH": path})
+    done = host.run([*command, "--pins", str(pins.path), name], check=False, env={**os.environ, "PYTHONPATH": path, "CACHE_DIRECTORY": ""})
     assert done.returncode == 1
     assert "install python3-bpfcc" in done.stderr
     done = host.run([*command, "--pins", "/proc/nowhere", name], check=False)

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from chainrelay.datapath.xdp_layout import MAPS, Slot
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, possible_cpus
+from chainrelay.privileged.xdp_cache import CodeCache
 from chainrelay.privileged.xdp_llvm import NoLlvm, instructions
 
 if TYPE_CHECKING:
@@ -39,24 +40,30 @@ SEALING: Final = {
 """The programs that relay.c calls for sealed sessions, named as their places in the map `programs`."""
 WITH_LLVM: Final = frozenset({"seal.c"})  # all time there goes into arithmetic
 PRINT_CODE: Final = 1  # bcc.DEBUG_LLVM_IR: to standard output
+NO_CACHE: Final = CodeCache(None, "")
 LOAD_IMMEDIATE, MAP_DESCRIPTOR = 0x18, 1  # BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD (linux/bpf.h)
 
 
-def load_programs(files: Mapping[str, Mapping[str, str]], source: Path, folder: Path, suffix: str, log: Path) -> None:
+def load_programs(
+    files: Mapping[str, Mapping[str, str]], source: Path, folder: Path, suffix: str, log: Path, cache: CodeCache = NO_CACHE
+) -> None:
     """Compile, load and pin the programs of FUNCTIONS or SEALING as `folder/<name><suffix>`. Raises DatapathError; of these nothing stays
     pinned then."""
-    os.environ["BCC_KERNEL_SOURCE"] = str(source / "shim")
     pinned: list[Path] = []
     maps = {layout.name: Map.open(folder / layout.name) for layout in MAPS}
     with opened(*maps.values()):
         try:
             for file, functions in files.items():
-                for name, code in compile_file(source, file, functions, maps, log).items():
+                kept = cache.find(file)
+                found = kept or compile_symbolic(source, file, functions, tuple(maps), log)
+                for name, code in in_place(found, maps).items():
                     target = folder / f"{name}{suffix}"
                     target.unlink(missing_ok=True)
                     with _load(file, name, code, log) as program:
                         program.pin(target)
                     pinned.append(target)
+                if kept is None:
+                    cache.keep(file, found)
         except BaseException:
             for path in pinned:
                 path.unlink()
@@ -65,6 +72,21 @@ def load_programs(files: Mapping[str, Mapping[str, str]], source: Path, folder: 
 
 def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Mapping[str, Map], log: Path) -> dict[str, bytes]:
     """Instructions by name, with the given maps in them. Raises DatapathError."""
+    return in_place(compile_symbolic(source, file, functions, tuple(maps), log), maps)
+
+
+def in_place(code: Mapping[str, bytes], maps: Mapping[str, Map]) -> dict[str, bytes]:
+    """`compile_symbolic`'s instructions with the maps' descriptors in them. Raises DatapathError."""
+    places = {-place: each.descriptor for place, each in enumerate(maps.values(), 1)}
+    return {name: with_maps(each, places) for name, each in code.items()}
+
+
+def compile_symbolic(
+    source: Path, file: str, functions: Mapping[str, str], maps: tuple[str, ...], log: Path
+) -> dict[str, bytes]:
+    """Instructions by name; in them -1 stands for the first of `maps`, -2 for the second … Raises DatapathError."""
+    os.environ["BCC_KERNEL_SOURCE"] = str(source / "shim")
+    places = {name: -place for place, name in enumerate(maps, 1)}
     if sys.byteorder != "little":
         raise DatapathError("the fast path's programs are written for little-endian machines")
     try:
@@ -84,13 +106,13 @@ def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Ma
             said = printed()
         except Exception as error:  # bcc raises bare Exception
             raise DatapathError(f"{file} does not compile: {error}; clang's words are in {log}") from error
-    theirs = {lib.bpf_table_fd(module.module, name.encode()): each.descriptor for name, each in maps.items()}
+    theirs = {lib.bpf_table_fd(module.module, name.encode()): place for name, place in places.items()}
     theirs.pop(-1, None)  # what the file does not use
     module.cleanup()
     if file in WITH_LLVM:
         try:
             code, tables = instructions(said, functions)
-            theirs = {-number: maps[name].descriptor for number, name in enumerate(tables, 1) if name in maps}
+            theirs = {-number: places[name] for number, name in enumerate(tables, 1) if name in places}
         except NoLlvm as reason:
             with _log(log) as descriptor:
                 os.write(descriptor, f"{file}: bcc's own instructions, which are slower: {reason}\n".encode())
@@ -98,7 +120,7 @@ def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Ma
 
 
 def with_maps(code: bytes, descriptors: Mapping[int, int]) -> bytes:
-    """The instructions with one map's descriptor in another's place. Raises DatapathError for one that is not ours to give."""
+    """The instructions with one map's number in another's place. Raises DatapathError for one that is not ours to give."""
     made = bytearray(code)
     at = 0
     while at < len(made):

@@ -23,6 +23,7 @@ from chainrelay.limits import FAST_PATH_PARTNERS, FAST_PATH_SESSIONS
 from chainrelay.privileged import xdp_attach, xdp_pins
 from chainrelay.privileged.xdp_attach import Mode
 from chainrelay.privileged.xdp_bpf import Program, possible_cpus
+from chainrelay.privileged.xdp_cache import CodeCache, folder_from_environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,7 +73,7 @@ def load(options: argparse.Namespace) -> Report:
     origin = fingerprint(options.source)
     report.reused = not report.new_maps and xdp_pins.made_of(folder) == origin
     if not report.reused:
-        _make_programs(options, folder, report)
+        _make_programs(options, folder, report, CodeCache(folder_from_environment(), origin))
     suffix = "" if report.reused else xdp_pins.NEW
     for name, index in indices.items():
         report.interfaces[name] = _attach(pins, folder, suffix, name, index, options.mode)
@@ -87,14 +88,14 @@ def load(options: argparse.Namespace) -> Report:
     return report
 
 
-def _make_programs(options: argparse.Namespace, folder: Path, report: Report) -> None:
+def _make_programs(options: argparse.Namespace, folder: Path, report: Report, cache: CodeCache) -> None:
     """Compile, load and pin as `_new`; the sealing ones take their places at once."""
     from chainrelay.privileged.xdp_compile import FUNCTIONS, SEALING, load_programs  # maps LLVM: not before everything else is right
 
     xdp_pins.note_origin(folder, "")
-    load_programs(FUNCTIONS, options.source, folder, xdp_pins.NEW, options.log)
+    load_programs(FUNCTIONS, options.source, folder, xdp_pins.NEW, options.log, cache)
     try:
-        load_programs(SEALING, options.source, folder, xdp_pins.NEW, options.log)
+        load_programs(SEALING, options.source, folder, xdp_pins.NEW, options.log, cache)
     except DatapathError as error:  # plain sessions need none of it, and sealed ones are refused
         report.no_sealing = str(error)
     xdp_pins.fill_slots(folder)
@@ -102,8 +103,8 @@ def _make_programs(options: argparse.Namespace, folder: Path, report: Report) ->
 
 def fingerprint(source: Path) -> str:
     """Of all that decides what the programs are: their source, our compiler's, the machine's size. 32 characters."""
-    here = Path(__file__)
-    makers = [here.with_name(name) for name in ("xdp_compile.py", "xdp_llvm.py", "xdp_bpf.py")]
+    here = Path(__file__).parent
+    makers = [here / name for name in ("xdp_compile.py", "xdp_llvm.py", "xdp_bpf.py", "../datapath/xdp_layout.py")]
     digest = hashlib.sha256(f"{possible_cpus()}".encode())
     for path in [*makers, *sorted(path for path in source.rglob("*") if path.is_file())]:
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
