@@ -38,16 +38,22 @@ TIMESTAMP_OPTION = bytes((68, 8, 5, 0, 0, 0, 0, 0))
 PADDING_OPTION = bytes((0, 0, 1, 4, 0, 0, 0, 0))
 
 
-@pytest.fixture(scope="module")
-def chain() -> Iterator[Chain]:
-    with made() as chain:
+@pytest.fixture(scope="module", params=["native", pytest.param("generic", marks=LONG)])
+def chain(request: pytest.FixtureRequest) -> Iterator[Chain]:
+    with made(xdp=request.param) as chain:
         yield chain
 
 
 @contextmanager
-def made(families: tuple[int, ...] = (4, 6)) -> Iterator[Chain]:
-    with Chain(2, families, seal=True, tapped=True, xdp="native", lease=LEASE) as chain:
+def made(families: tuple[int, ...] = (4, 6), xdp: str = "native") -> Iterator[Chain]:
+    with Chain(2, families, seal=True, tapped=True, xdp=xdp, lease=LEASE) as chain:
         yield chain
+
+
+def detach(end: End) -> None:
+    """Whatever program is there, in either mode."""
+    for mode in ("xdpdrv", "xdpgeneric"):
+        end.host.run(["ip", "link", "set", end.name, mode, "off"])
 
 
 class Wires:
@@ -242,7 +248,7 @@ def test_a_detached_program(chain: Chain, sides: tuple[str, ...]) -> None:
     reaches: dict[tuple[str, ...], tuple[Side, ...]] = {("left",): ("client",), ("right",): ("server",), ("left", "right"): ()}
     with talking(chain) as wires:
         for side in sides:
-            last.host.run(["ip", "link", "set", getattr(last, side).name, "xdp", "off"])
+            detach(getattr(last, side))
         keeps_apart(wires, wires.both, reaches=reaches[sides])
     agent.stop()
     agent.start()
@@ -268,6 +274,6 @@ def test_a_dead_daemon_and_everything_of_its_gone_after_it() -> None:
         keeps_apart(wires, wires.both)
         assert verdicts(chain)["sealed-lease-ended"] >= 6
         for end in (last.left, last.right):
-            last.host.run(["ip", "link", "set", end.name, "xdp", "off"])
+            detach(end)
         keeps_apart(wires, wires.both)
         wires.relay_1.close()
