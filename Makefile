@@ -14,6 +14,7 @@ QUICK ?=
 COUNT ?= 1000000
 # Most of a test is waiting for timers and processes: three at a time on two cores.
 AT_ONCE ?= -n 3 --dist loadgroup
+AGAIN ?=
 KVM ?=
 
 .PHONY: help setup lint types test test-long demo bench bench-setup bench-legacy fuzz-xdp deb check-deb test-hosts test-vagrant clean
@@ -31,10 +32,10 @@ types: setup ## mypy --strict
 	@$(PYTHON) -m mypy agent/chainrelay tests bench packaging
 
 test: setup ## all tests but the long ones (root; under 15 minutes on two cores)
-	@$(PYTHON) -m pytest -m "not long" $(AT_ONCE)
+	@$(PYTHON) -m pytest -m "not long" $(AT_ONCE) $(AGAIN)
 
 test-long: setup ## whole matrices and long runs (what needs a mirror and an hour is test-hosts')
-	@$(PYTHON) -m pytest -m long --ignore tests/hosts/test_fresh.py $(AT_ONCE)
+	@$(PYTHON) -m pytest -m long --ignore tests/hosts/test_fresh.py $(AT_ONCE) $(AGAIN)
 
 test-hosts: setup ## an appliance's life on booted Debian 12 and 13, and on fresh ones the README's steps (root; an hour, with a mirror)
 	@CHAINRELAY_HOSTS="bookworm trixie" $(PYTHON) -m pytest tests/hosts
