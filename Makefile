@@ -34,8 +34,8 @@ types: setup ## mypy --strict
 test: setup ## all tests but the long ones (root; under 15 minutes on two cores)
 	@$(PYTHON) -m pytest -m "not long" $(AT_ONCE) $(AGAIN)
 
-test-long: setup ## whole matrices and long runs (what needs a mirror and an hour is test-hosts')
-	@$(PYTHON) -m pytest -m long --ignore tests/hosts/test_fresh.py $(AT_ONCE) $(AGAIN)
+test-long: setup ## whole matrices and long runs (those on booted hosts: make test-hosts)
+	@$(PYTHON) -m pytest -m long --ignore tests/hosts $(AT_ONCE) $(AGAIN)
 
 test-hosts: setup ## an appliance's life on booted Debian 12 and 13, and on fresh ones the README's steps (root; an hour, with a mirror)
 	@CHAINRELAY_HOSTS="bookworm trixie" $(PYTHON) -m pytest tests/hosts
