@@ -173,7 +173,10 @@ REFUSED: dict[str, tuple[dict[str, Any], Code, str]] = {
     "another's origin": ({"origin": Endpoint.parse("10.1.0.9:40000")}, Code.NOT_PARTNERS_ADDRESS, "fw1"),
     "P1 of the other family": ({"partner": Endpoint(V6, 40000)}, Code.NOT_PARTNERS_ADDRESS, "fw1"),
     "iterative, not by the client": ({"way": Way.ITERATIVE, "path": ("fw0",)}, Code.UNEXPECTED, "fw1"),
-    "sealed": ({"sealed": True}, Code.SEAL_NOT_AVAILABLE, "fw1"),
+    "sealed where the last relay can't": (
+        {"sealed": True, "server": Target(parse_address("10.3.0.2"), 0)}, Code.SEAL_NOT_AVAILABLE, "fw2",
+    ),
+    "sealed, and not reserved first": ({"sealed": True}, Code.UNEXPECTED, "fw1"),
     "passed here before": ({"path": ("fw1",)}, Code.LOOP, "fw1"),
     "next relay passed before": ({"path": ("fw2",)}, Code.LOOP, "fw1"),
     "no hops left": ({"hops_left": 0}, Code.TOO_MANY_HOPS, "fw1"),
@@ -182,7 +185,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Code, str]] = {
     "a name that does not resolve": ({"server": Target("nowhere.invalid", 5004)}, Code.NAME_NOT_RESOLVED, "fw2"),
     "a name of loopback": ({"server": Target("localhost", 5004)}, Code.LOCAL_TRAFFIC, "fw2"),
     "no route": ({"server": Target(parse_address("192.0.2.9"), 5004)}, Code.NO_ROUTE, "fw2"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", REFUSED)
