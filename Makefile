@@ -60,7 +60,7 @@ bench-setup: setup ## sessions per second through two hops; QUICK=1 ends within 
 bench: ## datagrams per second and core against other relays, into docs/benchmarks.md; QUICK=1: ratios, a minute (root)
 	@BENCH=1 packaging/setup.sh
 	@$(PYTHON) -m forwarding $(if $(QUICK),--quick,--write docs)
-	@$(if $(QUICK),true,$(PYTHON) -m legacy_backend --write docs)
+	@$(PYTHON) -m $(if $(QUICK),setup_rate --iterative,legacy_backend --write docs)
 
 bench-legacy: setup ## iptables-legacy with 1 to 5,000 sessions standing, beside nftables; QUICK=1: half a minute (root)
 	@$(PYTHON) -m legacy_backend $(if $(QUICK),--quick,--write docs)

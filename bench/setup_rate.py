@@ -215,6 +215,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Set-up rate through two hops.")
     parser.add_argument("--quick", action="store_true", help="within a minute, `name value` lines only")
+    parser.add_argument("--iterative", action="store_true", help="iterative_setup_rate alone, in seconds")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="put the table into benchmarks.md there")
     parser.add_argument("--json", type=Path, help="write everything there as well")
     options = parser.parse_args()
@@ -224,6 +225,11 @@ def main() -> None:
             host.sysctl(net__ipv4__ip_local_port_range=EPHEMERAL)
         extra = {firewall.name: LIMITS for firewall in row.firewalls}
         with Relays(row, pool=POOL, extra=extra, level="warning", user=USER) as relays:
+            if options.iterative:
+                client = LoadClient(row, relays)
+                client.ask(do="open", count=500, concurrent=32, keep=False, way="iterative")  # warm-up
+                print(f"iterative_setup_rate {iterative(QUICK, client):.0f}")
+                return
             rows, figures = measure(plan, LoadClient(row, relays), relays)
             for agent in relays.agents:
                 agent.stop()
