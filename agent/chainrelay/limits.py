@@ -90,6 +90,7 @@ SMALLEST_MTU: Final = {4: 576, 6: 1280}  # RFC 791, RFC 8200
 CONNECT_TIMEOUT: Final = 5.0
 RENEW_FRACTION: Final = 1 / 3  # of the lease
 RENEW_RETRY: Final = 1.0  # after a failed renewal; doubled up to RECONNECT_LAST, so that a chain that came back is used soon
+UDP_RECEIVE_BUFFER: Final = 4 << 20  # octets at a client's socket: a burst of some hundred datagrams, a page of memory and more for each
 PAIR_ATTEMPTS: Final = 32  # tries for an even port with a free one after it; half of all tries give an even one
 OFFER_TIMEOUT: Final = 10.0  # what the client waits for OFFER: the server needs no one else to make it
 PEER_TIMEOUT: Final = 30.0  # what the server waits for PEER: the client's OPEN through MAX_HOPS relays fits in

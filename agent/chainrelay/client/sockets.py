@@ -11,10 +11,11 @@ import socket
 from collections.abc import Sequence
 
 from chainrelay.errors import Code, Refusal
-from chainrelay.limits import PAIR_ATTEMPTS
+from chainrelay.limits import PAIR_ATTEMPTS, UDP_RECEIVE_BUFFER
 from chainrelay.wire.endpoint import Address, Endpoint, parse_address
 from chainrelay.wire.messages import Protocol
 
+SO_RCVBUFFORCE = 33  # linux/socket.h; Python has no name for it
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _KIND = {Protocol.UDP: socket.SOCK_DGRAM, Protocol.TCP: socket.SOCK_STREAM}
 
@@ -39,6 +40,8 @@ def _bind_one(protocol: Protocol, address: Address, port: int) -> socket.socket:
     sock = socket.socket(_FAMILY[address.version], _KIND[protocol])
     try:
         sock.setblocking(False)
+        if protocol is Protocol.UDP:
+            _widen(sock)
         if protocol is Protocol.TCP and port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection before it may linger in TIME_WAIT
         sock.bind((str(address), port))
@@ -47,6 +50,14 @@ def _bind_one(protocol: Protocol, address: Address, port: int) -> socket.socket:
         code = Code.ENDPOINT_IN_USE if fault.errno == errno.EADDRINUSE else Code.NOT_PARTNERS_ADDRESS
         raise Refusal(code, f"can't bind {Endpoint(address, port)} here: {fault.strerror}") from fault
     return sock
+
+
+def _widen(sock: socket.socket) -> None:
+    """As much room as this process may have: a picture comes as a burst, and who opens datagrams one by one is slower than that."""
+    for option in (SO_RCVBUFFORCE, socket.SO_RCVBUF):  # the first takes CAP_NET_ADMIN, the second stops at net.core.rmem_max
+        with contextlib.suppress(PermissionError):
+            sock.setsockopt(socket.SOL_SOCKET, option, UDP_RECEIVE_BUFFER)
+            return
 
 
 def local_endpoint(sock: socket.socket) -> Endpoint:

@@ -65,3 +65,11 @@ def test_only_the_entry_is_heard() -> None:
         with pytest.raises(BlockingIOError):
             mine[0].recv(100)
     sockets.close(mine)
+
+
+def test_datagram_sockets_have_more_room_than_the_kernel_gives_by_itself() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+        usual = plain.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    (bound,) = sockets.bind(Protocol.UDP, HERE, 0, 1)
+    assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > usual
+    sockets.close([bound])
