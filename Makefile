@@ -31,7 +31,7 @@ lint: setup ## ruff
 types: setup ## mypy --strict
 	@$(PYTHON) -m mypy agent/chainrelay tests bench packaging
 
-test: setup ## all tests but the long ones (root; under 15 minutes on two cores)
+test: setup ## all tests but the long ones (root; about 15 minutes on two cores)
 	@$(PYTHON) -m pytest -m "not long" $(AT_ONCE) $(AGAIN)
 
 test-long: setup ## whole matrices and long runs (those on booted hosts: make test-hosts)
@@ -57,7 +57,7 @@ demo: setup ## real video; HOPS=1..5 FAMILY=4|6 WAY=recursive|iterative RULES=nf
 bench-setup: setup ## sessions per second through two hops; QUICK=1 ends within a minute
 	@$(PYTHON) -m setup_rate $(if $(QUICK),--quick,--write docs)
 
-bench: ## datagrams per second and core against other relays, into docs/benchmarks.md; QUICK=1: ratios, a minute (root)
+bench: ## datagrams per second and core against other relays, into docs/benchmarks.md; QUICK=1: the main ratios (root)
 	@BENCH=1 packaging/setup.sh
 	@$(PYTHON) -m forwarding $(if $(QUICK),--quick,--write docs)
 	@$(PYTHON) -m $(if $(QUICK),setup_rate --iterative,legacy_backend --write docs)
