@@ -9,8 +9,8 @@ Relays in user space: proxies.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,8 +19,9 @@ from chainrelay.datapath.nft_backend import NftBackend
 from chainrelay.datapath.ruleset import Firewall as Policy
 from chainrelay.datapath.ruleset import Ruleset
 from chainrelay.datapath.xdp_entries import key_of
-from chainrelay.datapath.xdp_layout import FLOW4, FLOW6, TUPLE4, TUPLE6, Verdict
+from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, Verdict
 from chainrelay.privileged.kernel import LinuxKernel
+from chainrelay.privileged.xdp_flows import Flows
 from chainrelay.wire.endpoint import Endpoint
 from lab import link, wait
 from lab.fastpath import Fast, FastRow, mappings_along
@@ -164,18 +165,21 @@ def multiply(fast: Fast, mapping: Mapping, sessions: int) -> None:
     key = key_of(forward.source, forward.destination)
     value = fast.kernel.lookup(key)
     assert value is not None
-    flow, shape = (FLOW4, TUPLE4) if mapping.family == 4 else (FLOW6, TUPLE6)
-    ports = slice(shape.offsets["source_port_be16"], shape.offsets["source_port_be16"] + 4)
-    leaves = flow.offsets["leaves.source_be32"]
-    there = slice(leaves + ports.start, leaves + ports.stop)
+    entry = ENTRY4 if mapping.family == 4 else ENTRY6
+    arrives = slice(entry.offsets["key.source_port_be16"], entry.offsets["key.source_port_be16"] + 4)
+    leaves = slice(entry.offsets["leaves.source_port_be16"], entry.offsets["leaves.source_port_be16"] + 4)
     # both ports as one number: the source port in its upper half
-    arriving, leaving = int.from_bytes(key[ports]), int.from_bytes(value[there])
-    new_key, new_value = bytearray(key), bytearray(value)
-    for number in range(1, sessions):
-        step = (number % PER_PORT << 16) + number // PER_PORT
-        new_key[ports] = (arriving + step).to_bytes(4)
-        new_value[there] = (leaving + step).to_bytes(4)
-        assert fast.kernel.insert(bytes(new_key), bytes(new_value))
+    arriving, leaving = int.from_bytes(value[arrives]), int.from_bytes(value[leaves])
+
+    def copies() -> Iterator[tuple[bytes, bytes]]:
+        made = bytearray(value)
+        for number in range(1, sessions):
+            step = (number % PER_PORT << 16) + number // PER_PORT
+            made[arrives], made[leaves] = (arriving + step).to_bytes(4), (leaving + step).to_bytes(4)
+            yield bytes(made[: len(key)]), bytes(made)
+
+    with closing(Flows(fast.folder, mapping.family)) as flows:
+        assert flows.insert_all(copies()) == sessions - 1
 
 
 Builder = Callable[[ExitStack, int, int, int], Setup]

@@ -14,17 +14,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from chainrelay.datapath.mapping import Counters, Done, Install, Mapping
 from chainrelay.datapath.xdp_entries import Seal, Way, hop_of, key_of, value_of
-from chainrelay.datapath.xdp_layout import MAPS, SEAL_KEY, MapKind, MapLayout, Sealing, Verdict
+from chainrelay.datapath.xdp_layout import MAPS, SEAL_KEY, Kind, MapKind, MapLayout, Verdict
 from chainrelay.datapath.xdp_seals import seal_key_of, seal_value_of
 from chainrelay.privileged.xdp_bpf import Map, Program
 from chainrelay.privileged.xdp_compile import compile_file
+from chainrelay.privileged.xdp_flows import Flows
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 from chainrelay.wire.sealed import SealKeys
@@ -120,10 +121,11 @@ class Programs:
         maps["hops"].update(bytes(4), hop_of(WAYS[0]))
         arrives = Way(WAYS[0].address, LOOPBACK, own=OWN)
         self.sealed, self.plain = pair(4), pair(4, 8000)
-        for flow, seal in zip(self.sealed, (Seal(Sealing.OPEN), Seal(Sealing.SEAL, 0, KEYS.key_id)), strict=True):
-            maps["flows4"].update(key_of(flow.source, flow.destination), value_of(flow, SESSION, arrives, 0, NEVER, seal))
+        flows = stack.enter_context(closing(Flows(folder, 4)))
+        for flow, seal in zip(self.sealed, (Seal(Kind.OPEN), Seal(Kind.SEAL, 0, KEYS.key_id)), strict=True):
+            assert flows.insert(key_of(flow.source, flow.destination), value_of(flow, SESSION, arrives, 0, NEVER, seal))
         for flow in self.plain:
-            maps["flows4"].update(key_of(flow.source, flow.destination), value_of(flow, SESSION, arrives, 0, NEVER))
+            assert flows.insert(key_of(flow.source, flow.destination), value_of(flow, SESSION, arrives, 0, NEVER))
         maps["seals"].update(seal_key_of(SESSION, KEYS.key_id), seal_value_of(KEYS))
 
     def measure(self, part: str, text: int) -> float:

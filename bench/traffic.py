@@ -123,8 +123,9 @@ class Traffic:
         attach(far, self._module.load_func("sink", self._module.XDP).fd)
 
     def measure(self, seconds: float, size: int = 64) -> Measured:
-        """Offer frames of `size` octets for about so long and count what arrives. One system call: its ends wait for RCU."""
-        offered = max(self._first, int(self._rates.get(size, 0) * seconds))
+        """Offer frames of `size` octets for about so long, at least one a session, and count what arrives. One system call: its ends
+        wait for RCU."""
+        offered = max(self._first, self._sessions, int(self._rates.get(size, 0) * seconds))
         table = self._module["arrived"]
         table.clear()
         self._send(self._generate, offered, size, self._burst)

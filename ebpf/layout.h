@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 2
+#define LAYOUT_VERSION 3
 
 /* A datagram's tuple: the key as it arrives, or the tuple with which it leaves. */
 struct tuple4 {
@@ -28,45 +28,55 @@ struct tuple6 {
 	__u16 destination_port_be16;
 };
 
-/* What both families know of one direction of a session. Hot fields first: with the IPv4 tuple behind them one cache line. */
+/* What both families know of one direction of a session. */
 struct state {
-	__u64 lease_ns;     /* CLOCK_MONOTONIC; from then on the datagrams go up, where the rules' own lease has ended too */
-	__u32 hop;          /* index into `hops` */
+	__u64 lease_ticks;  /* jiffies; from then on the datagrams go up, where the rules' own lease has ended too. FREE: since when */
 	__u32 arrives_on;   /* ifindex; from another interface the datagram goes up, so that rp_filter has its say */
 	__u8 arrives_at[6]; /* that interface's MAC; a frame for another station goes up and is dropped there */
-	__u8 seal;          /* PLAIN, or what seal.c does with the datagrams (M17) */
-	__u8 component;     /* of a sealed session, 0 or 1: what the last bit of a key id must be */
+	__u16 hop;          /* index into `hops` */
+	__u8 kind;          /* FREE, or what happens to the datagrams (M17) */
+	__u8 owner;         /* the CPU whose count stands in `own`, from 1 on; 0: none yet */
+	__u8 reach;         /* of the place, not of the flow: so many places on lies the last flow whose home this is */
+	__u8 padding;
 };
 
-enum { PLAIN, OPEN, SEAL }; /* state.seal: nothing; from the client: open; from the server: seal */
+enum { FREE, PLAIN, OPEN, SEAL }; /* state.kind: nothing here; rewrite; from the client: open; from the server: seal */
 
 struct count {
 	__u64 packets;      /* forwarded, since the entry exists */
 	__u64 octets;       /* of these, IP length */
 };
 
-/* The first CPUs count in a place of their own without locking the bus, all others share the last place by atomic adds. */
-#define COUNTS 4
-
-struct account {
-	struct count counts[COUNTS];
-	__u64 packets_told; /* of these, what an earlier renewal has reported; written by control.c only */
-	__u64 octets_told;
-	__u8 session[16];
-};
-
+/* One place of the tables flows4 and flows6 (find.h): all that forwarding a datagram needs. IPv4: one cache line, IPv6: two. */
 struct flow4 {
-	struct state state;
+	struct tuple4 key;
 	struct tuple4 leaves;
-	__u32 key_be32;     /* SEAL: the id of the key to seal with, its component bit clear */
-	struct account account;
+	struct state state;
+	struct count own;   /* what the owner has forwarded: it alone writes here, and needs no lock */
 };
 
 struct flow6 {
+	struct tuple6 key;
+	__u8 padding[4];
 	struct state state;
 	struct tuple6 leaves;
-	__u32 key_be32;
-	struct account account;
+	__u8 padding_end[12];
+	struct count own;
+};
+
+#define REACH 31            /* places behind its home in which a flow may lie */
+
+/* What forwarding does not need, by the same key in records4 and records6. */
+struct record {
+	struct count others; /* what all CPUs but the owner have forwarded, by atomic adds */
+	__u64 packets_told; /* of all, what an earlier renewal has reported; written by control.c only */
+	__u64 octets_told;
+	__u8 session[16];
+	__u64 lease_ns;     /* CLOCK_MONOTONIC; what control.c has made lease_ticks of */
+	__u32 place;        /* where in the table the flow lies, plus one; 0: nowhere (yet) */
+	__u32 key_be32;     /* SEAL: the id of the key to seal with, its component bit clear */
+	__u32 component;    /* of a sealed session, 0 or 1: what the last bit of a key id must be */
+	__u32 padding;
 };
 
 /* Where datagrams to one address leave. One entry for all flows that go there: a changed MAC is one write. */
@@ -79,35 +89,49 @@ struct hop {
 	__u32 address_be32[4]; /* the address this is the way to; IPv4 in the first word */
 };
 
-/* One record of a control run (control.c): in with the key and what shall hold, out with what was counted. */
+/* What a control run (control.c) does with a flow. */
+enum { RENEW, REKEY, REMOVE };
+
+/* One record of it: in with the key and what shall hold, out with what was counted. */
 struct renewal4 {
 	struct tuple4 key;
-	__u32 hop;
+	__u16 hop;
+	__u8 what;          /* RENEW: lease, hop, arrival; REKEY: only key_be32, nothing is told; REMOVE: the flow leaves its place */
+	__u8 found;         /* out: 1 when there was such a flow */
 	__u64 lease_ns;     /* 0 closes the flow: its datagrams go up from now on */
 	__u32 arrives_on;
 	__u8 arrives_at[6];
-	__u8 rekey;         /* 1: only key_be32 is changed, nothing is told */
-	__u8 padding;
-	__u32 found;        /* out: 1 when there was such a flow */
+	__u8 padding[2];
+	__u32 key_be32;
 	__u64 packets;      /* out: forwarded since the last renewal */
 	__u64 octets;       /* out */
-	__u32 key_be32;
-	__u8 padding_end[4];
 };
 
 struct renewal6 {
 	struct tuple6 key;
-	__u32 hop;
+	__u16 hop;
+	__u8 what;
+	__u8 found;
 	__u64 lease_ns;
 	__u32 arrives_on;
 	__u8 arrives_at[6];
-	__u8 rekey;
-	__u8 padding;
-	__u32 found;
+	__u8 padding[2];
+	__u32 key_be32;
 	__u64 packets;
 	__u64 octets;
-	__u32 key_be32;
-	__u8 padding_end[4];
+};
+
+/* A new flow for the table; its record is there already. */
+struct placing4 {
+	struct flow4 flow;
+	__u32 place;        /* out: as in its record; 0: no place free within REACH of its home, or no record */
+	__u32 padding;
+};
+
+struct placing6 {
+	struct flow6 flow;
+	__u32 place;
+	__u32 padding;
 };
 
 /* Sealing (docs/protocol.md §13). Which key: a session, and a key id with its component bit clear. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * May the packet go, and where: what is asked before the first write (`admit`, `reachable`), and the last step (`redirect`).
+ * May the packet go, and where: what is asked before the first write (`admit`, `reachable`), and the last step (`redirect`, and
+ * the `action` that a verdict stands for).
  */
 #ifndef CHAINRELAY_REDIRECT_H
 #define CHAINRELAY_REDIRECT_H
@@ -17,7 +18,7 @@ INLINE bool same_mac(const __u8 *a, const __u8 *b)
 
 INLINE enum verdict admit(const struct frame *frame, const struct state *state, __u8 ttl)
 {
-	if (bpf_ktime_get_coarse_ns() >= state->lease_ns)
+	if (bpf_jiffies64() >= state->lease_ticks) /* one load; bpf_ktime_get_coarse_ns would tell no more, and takes 10 ns */
 		return LEASE_ENDED;
 	if (frame->ifindex != state->arrives_on)
 		return OTHER_INTERFACE;
@@ -53,6 +54,13 @@ INLINE int redirect(struct frame *frame, const struct hop *hop)
 	copy_mac(frame->ethernet->h_dest, hop->to);
 	copy_mac(frame->ethernet->h_source, hop->from);
 	return bpf_redirect(hop->ifindex, 0);
+}
+
+INLINE int action(enum verdict verdict)
+{
+	if (verdict < OPENED)
+		return verdict == FORWARDED || verdict == ICMP_TRANSLATED ? XDP_REDIRECT : XDP_PASS;
+	return verdict <= SEALED_ANSWERED ? XDP_REDIRECT : XDP_DROP;
 }
 
 #endif

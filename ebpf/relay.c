@@ -15,6 +15,7 @@
  * Compiled by agent/chainrelay/privileged/xdp_load.py, which defines CPUS, how many the machine can have.
  */
 #include "count.h"
+#include "find.h"
 #include "icmp.h"
 #include "redirect.h"
 #include "sealed.h"
@@ -22,11 +23,33 @@
 #define BPF_LICENSE Dual BSD/GPL
 
 /* bcc's own maps; the loader puts the pinned ones of these names in their place. */
-BPF_TABLE("hash", struct tuple4, struct flow4, flows4, 1);
-BPF_TABLE("hash", struct tuple6, struct flow6, flows6, 1);
+BPF_TABLE("array", __u32, struct flow4, flows4, 1);
+BPF_TABLE("array", __u32, struct flow6, flows6, 1);
+BPF_TABLE("hash", struct tuple4, struct record, records4, 1);
+BPF_TABLE("hash", struct tuple6, struct record, records6, 1);
 BPF_TABLE("array", __u32, struct hop, hops, 1);
 BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
 BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
+
+INLINE struct flow4 *flow4_at(__u32 place)
+{
+	return flows4.lookup(&place);
+}
+
+INLINE struct flow6 *flow6_at(__u32 place)
+{
+	return flows6.lookup(&place);
+}
+
+INLINE struct record *record4_of(const struct tuple4 *key)
+{
+	return records4.lookup((struct tuple4 *)key);
+}
+
+INLINE struct record *record6_of(const struct tuple6 *key)
+{
+	return records6.lookup((struct tuple6 *)key);
+}
 
 enum mode { NATIVE, GENERIC };
 
@@ -54,12 +77,12 @@ INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 leng
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow4 *flow = flows4.lookup(&key);
+	struct flow4 *flow = find4(&key);
 
-	if (!flow)
+	if (!flow || flow->state.kind == FREE)
 		return NO_SESSION;
-	if (flow->state.seal)
-		return sealed_datagram(flow->state.seal == OPEN ? SLOT_OPEN4 : SLOT_SEAL4, frame, udp,
+	if (flow->state.kind != PLAIN)
+		return sealed_datagram(flow->state.kind == OPEN ? SLOT_OPEN4 : SLOT_SEAL4, frame, udp,
 				       checksum_addresses4(&key), length - sizeof(*ip), mode == GENERIC);
 	verdict = admit(frame, &flow->state, ip->ttl);
 	if (verdict)
@@ -87,7 +110,7 @@ INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 leng
 	}
 	rewrite_ipv4(ip, &flow->leaves, difference);
 	redirect(frame, hop);
-	count_flow(&flow->account, length);
+	count_flow4(flow, &key, length);
 	return FORWARDED;
 }
 
@@ -106,12 +129,12 @@ INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 le
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow6 *flow = flows6.lookup(&key);
+	struct flow6 *flow = find6(&key);
 
-	if (!flow)
+	if (!flow || flow->state.kind == FREE)
 		return NO_SESSION;
-	if (flow->state.seal)
-		return sealed_datagram(flow->state.seal == OPEN ? SLOT_OPEN6 : SLOT_SEAL6, frame, udp,
+	if (flow->state.kind != PLAIN)
+		return sealed_datagram(flow->state.kind == OPEN ? SLOT_OPEN6 : SLOT_SEAL6, frame, udp,
 				       checksum_addresses6(&key), length - sizeof(*ip), mode == GENERIC);
 	verdict = admit(frame, &flow->state, ip->hop_limit);
 	if (verdict)
@@ -141,7 +164,7 @@ INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 le
 	}
 	rewrite_ipv6(ip, &flow->leaves);
 	redirect(frame, hop);
-	count_flow(&flow->account, length);
+	count_flow6(flow, &key, length);
 	return FORWARDED;
 }
 
@@ -154,11 +177,11 @@ INLINE enum verdict relay_icmp4(struct frame *frame, struct iphdr *ip, __u32 len
 	if (verdict)
 		return verdict;
 
-	struct flow4 *flow = flows4.lookup(&key);
+	struct flow4 *flow = find4(&key);
 
-	if (!flow)
+	if (!flow || flow->state.kind == FREE)
 		return ICMP_OTHER;
-	if (flow->state.seal)
+	if (flow->state.kind != PLAIN)
 		return SEALED_TO(SLOT_ERROR4);
 	verdict = admit(frame, &flow->state, ip->ttl);
 	if (verdict)
@@ -184,11 +207,11 @@ INLINE enum verdict relay_icmp6(struct frame *frame, struct ipv6hdr *ip, __u32 l
 	if (verdict)
 		return verdict;
 
-	struct flow6 *flow = flows6.lookup(&key);
+	struct flow6 *flow = find6(&key);
 
-	if (!flow)
+	if (!flow || flow->state.kind == FREE)
 		return ICMP_OTHER;
-	if (flow->state.seal)
+	if (flow->state.kind != PLAIN)
 		return SEALED_TO(SLOT_ERROR6);
 	verdict = admit(frame, &flow->state, ip->hop_limit);
 	if (verdict)

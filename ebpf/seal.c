@@ -11,19 +11,42 @@
  */
 #include "aead.h"
 #include "count.h"
+#include "find.h"
 #include "sealed.h"
 #include "window.h"
 
 #define BPF_LICENSE Dual BSD/GPL
 
 /* bcc's own maps; the loader puts the pinned ones of these names in their place. */
-BPF_TABLE("hash", struct tuple4, struct flow4, flows4, 1);
-BPF_TABLE("hash", struct tuple6, struct flow6, flows6, 1);
+BPF_TABLE("array", __u32, struct flow4, flows4, 1);
+BPF_TABLE("array", __u32, struct flow6, flows6, 1);
+BPF_TABLE("hash", struct tuple4, struct record, records4, 1);
+BPF_TABLE("hash", struct tuple6, struct record, records6, 1);
 BPF_TABLE("array", __u32, struct hop, hops, 1);
 BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
 BPF_TABLE("hash", struct seal_key, struct seal, seals, 1);
 BPF_TABLE("percpu_array", __u32, struct scratch, scratches, 1);
 BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
+
+INLINE struct flow4 *flow4_at(__u32 place)
+{
+	return flows4.lookup(&place);
+}
+
+INLINE struct flow6 *flow6_at(__u32 place)
+{
+	return flows6.lookup(&place);
+}
+
+INLINE struct record *record4_of(const struct tuple4 *key)
+{
+	return records4.lookup((struct tuple4 *)key);
+}
+
+INLINE struct record *record6_of(const struct tuple6 *key)
+{
+	return records6.lookup((struct tuple6 *)key);
+}
 
 #define FORGED_PER_SECOND 16384          /* wrong tags that a key's datagrams may cost time for: a few per cent of a core */
 #define SECOND 1000000000ULL
@@ -36,9 +59,9 @@ struct job {
 	__u32 at; /* where the UDP header begins in the frame */
 };
 
-INLINE struct seal *find_key(const struct account *account, __u32 key_be32)
+INLINE struct seal *find_key(const struct record *record, __u32 key_be32)
 {
-	const __u32 *session = (const __u32 *)account->session;
+	const __u32 *session = (const __u32 *)record->session;
 	struct seal_key key = {};
 	__u32 *to = (__u32 *)key.session;
 
@@ -110,14 +133,14 @@ INLINE bool over_budget(const struct seal *seal)
 }
 
 /* Cheapest first: key id and counter, before a single octet is copied. `words` are the datagram's first twelve octets. */
-INLINE enum verdict judge(const struct state *state, const struct account *account, const __u32 *words, struct job *job, __u64 *counter)
+INLINE enum verdict judge(const struct record *record, const __u32 *words, struct job *job, __u64 *counter)
 {
 	__u32 key_be32 = words[0], component = key_be32 & BE32(1);
 	struct seal *seal;
 
-	if (component != BE32((__u32)state->component))
+	if (component != BE32(record->component))
 		return WRONG_COMPONENT;
-	seal = find_key(account, key_be32 ^ component);
+	seal = find_key(record, key_be32 ^ component);
 	if (!seal || (seal->ends_ns && bpf_ktime_get_coarse_ns() >= seal->ends_ns))
 		return UNKNOWN_KEY;
 	*counter = (__u64)BE32(words[1]) << 32 | BE32(words[2]);
@@ -207,9 +230,10 @@ INLINE enum verdict open4(struct xdp_md *context)
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow4 *flow = flows4.lookup(&key);
+	struct flow4 *flow = find4(&key);
+	struct record *record = record4_of(&key);
 
-	if (!flow || flow->state.seal != OPEN)
+	if (!flow || !record || flow->state.kind != OPEN)
 		return SEALED_GONE;
 
 	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
@@ -227,7 +251,7 @@ INLINE enum verdict open4(struct xdp_md *context)
 		return SEALED_TOO_SHORT;
 	if (length - SEALED_OVERHEAD > hop->mtu || length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD > SEALED_LONGEST)
 		return SEALED_TOO_LARGE;
-	verdict = judge(&flow->state, &flow->account, words, &job, &counter);
+	verdict = judge(record, words, &job, &counter);
 	if (verdict)
 		return verdict;
 	job.at = sizeof(struct ethhdr) + sizeof(*ip);
@@ -246,7 +270,7 @@ INLINE enum verdict open4(struct xdp_md *context)
 	rewrite_ipv4(ip, &flow->leaves, checksum_difference(old + ip->tot_len, new + shorter_be16));
 	ip->tot_len = shorter_be16;
 	redirect(&frame, hop);
-	count_flow(&flow->account, length);
+	count_flow4(flow, &key, length);
 	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
 }
 
@@ -268,9 +292,10 @@ INLINE enum verdict open6(struct xdp_md *context)
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow6 *flow = flows6.lookup(&key);
+	struct flow6 *flow = find6(&key);
+	struct record *record = record6_of(&key);
 
-	if (!flow || flow->state.seal != OPEN)
+	if (!flow || !record || flow->state.kind != OPEN)
 		return SEALED_GONE;
 
 	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
@@ -290,7 +315,7 @@ INLINE enum verdict open6(struct xdp_md *context)
 		return SEALED_TOO_SHORT;
 	if (length - SEALED_OVERHEAD > hop->mtu || length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD > SEALED_LONGEST)
 		return SEALED_TOO_LARGE;
-	verdict = judge(&flow->state, &flow->account, words, &job, &counter);
+	verdict = judge(record, words, &job, &counter);
 	if (verdict)
 		return verdict;
 	job.at = sizeof(struct ethhdr) + sizeof(*ip);
@@ -306,7 +331,7 @@ INLINE enum verdict open6(struct xdp_md *context)
 	rewrite_ipv6(ip, &flow->leaves);
 	ip->payload_len = BE16(length - sizeof(*ip) - SEALED_OVERHEAD);
 	redirect(&frame, hop);
-	count_flow(&flow->account, length);
+	count_flow6(flow, &key, length);
 	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
 }
 
@@ -420,9 +445,10 @@ INLINE enum verdict seal4(struct xdp_md *context)
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow4 *flow = flows4.lookup(&key);
+	struct flow4 *flow = find4(&key);
+	struct record *record = record4_of(&key);
 
-	if (!flow || flow->state.seal != SEAL)
+	if (!flow || !record || flow->state.kind != SEAL)
 		return SEALED_GONE;
 
 	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
@@ -430,7 +456,7 @@ INLINE enum verdict seal4(struct xdp_md *context)
 	if (verdict)
 		return verdict;
 
-	__u32 index = flow->state.hop, key_be32 = flow->key_be32;
+	__u32 index = flow->state.hop, key_be32 = record->key_be32;
 	struct hop *hop = hops.lookup(&index);
 
 	if (!hop || !hop->ifindex)
@@ -440,7 +466,7 @@ INLINE enum verdict seal4(struct xdp_md *context)
 	if (!job.scratch)
 		return SEALED_GONE;
 	job.scratch->length = length - sizeof(*ip) - sizeof(*udp);
-	job.seal = find_key(&flow->account, key_be32);
+	job.seal = find_key(record, key_be32);
 	if (!job.seal)
 		return UNKNOWN_KEY;
 	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
@@ -461,7 +487,7 @@ INLINE enum verdict seal4(struct xdp_md *context)
 	if ((void *)(udp + 1) + SEALED_OVERHEAD > (void *)(long)context->data_end)
 		return SEALED_NO_ROOM;
 	move_headers(ethernet, sizeof(*ethernet) + sizeof(*ip) + sizeof(*udp));
-	verdict = seal_text(&job, key_be32 | BE32((__u32)flow->state.component));
+	verdict = seal_text(&job, key_be32 | BE32(record->component));
 	if (verdict)
 		return verdict;
 
@@ -472,7 +498,7 @@ INLINE enum verdict seal4(struct xdp_md *context)
 	ip->tot_len = longer_be16;
 	frame.ethernet = ethernet;
 	redirect(&frame, hop);
-	count_flow(&flow->account, length);
+	count_flow4(flow, &key, length);
 	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
 }
 
@@ -493,9 +519,10 @@ INLINE enum verdict seal6(struct xdp_md *context)
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow6 *flow = flows6.lookup(&key);
+	struct flow6 *flow = find6(&key);
+	struct record *record = record6_of(&key);
 
-	if (!flow || flow->state.seal != SEAL)
+	if (!flow || !record || flow->state.kind != SEAL)
 		return SEALED_GONE;
 
 	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
@@ -503,7 +530,7 @@ INLINE enum verdict seal6(struct xdp_md *context)
 	if (verdict)
 		return verdict;
 
-	__u32 index = flow->state.hop, key_be32 = flow->key_be32;
+	__u32 index = flow->state.hop, key_be32 = record->key_be32;
 	struct hop *hop = hops.lookup(&index);
 
 	if (!hop || !hop->ifindex)
@@ -515,7 +542,7 @@ INLINE enum verdict seal6(struct xdp_md *context)
 	if (!job.scratch)
 		return SEALED_GONE;
 	job.scratch->length = length - sizeof(*ip) - sizeof(*udp);
-	job.seal = find_key(&flow->account, key_be32);
+	job.seal = find_key(record, key_be32);
 	if (!job.seal)
 		return UNKNOWN_KEY;
 	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
@@ -533,7 +560,7 @@ INLINE enum verdict seal6(struct xdp_md *context)
 	if ((void *)(udp + 1) + SEALED_OVERHEAD > (void *)(long)context->data_end)
 		return SEALED_NO_ROOM;
 	move_headers(ethernet, sizeof(*ethernet) + sizeof(*ip) + sizeof(*udp));
-	verdict = seal_text(&job, key_be32 | BE32((__u32)flow->state.component));
+	verdict = seal_text(&job, key_be32 | BE32(record->component));
 	if (verdict)
 		return verdict;
 	write_sealed(context, &job, udp, checksum_addresses6(&flow->leaves), flow->leaves.source_port_be16,
@@ -542,7 +569,7 @@ INLINE enum verdict seal6(struct xdp_md *context)
 	ip->payload_len = BE16(length - sizeof(*ip) + SEALED_OVERHEAD);
 	frame.ethernet = ethernet;
 	redirect(&frame, hop);
-	count_flow(&flow->account, length);
+	count_flow6(flow, &key, length);
 	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
 }
 

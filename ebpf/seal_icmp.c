@@ -7,17 +7,27 @@
  * the MTU of the error change by what sealing adds, so the path MTU toward the client is what the server learns, less 28, and
  * the other way round; the quoted sum is left out (0), since it is one over octets that the receiver has not sent.
  */
-#include "count.h"
+#include "find.h"
 #include "icmp.h"
 #include "sealed.h"
 
 #define BPF_LICENSE Dual BSD/GPL
 
 /* bcc's own maps; the loader puts the pinned ones of these names in their place. */
-BPF_TABLE("hash", struct tuple4, struct flow4, flows4, 1);
-BPF_TABLE("hash", struct tuple6, struct flow6, flows6, 1);
+BPF_TABLE("array", __u32, struct flow4, flows4, 1);
+BPF_TABLE("array", __u32, struct flow6, flows6, 1);
 BPF_TABLE("array", __u32, struct hop, hops, 1);
 BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
+
+INLINE struct flow4 *flow4_at(__u32 place)
+{
+	return flows4.lookup(&place);
+}
+
+INLINE struct flow6 *flow6_at(__u32 place)
+{
+	return flows6.lookup(&place);
+}
 
 enum { FRAG_NEEDED = 4 };   /* code of DESTINATION_UNREACHABLE (RFC 1191) */
 enum { PACKET_TOO_BIG6 = 2 }; /* RFC 4443 */
@@ -35,21 +45,21 @@ INLINE int finish(enum verdict verdict)
 }
 
 /* An error toward the server is about a sealed datagram, which was longer than what the server had sent; and the reverse. */
-INLINE __u32 changed(__u32 length, __u8 seal)
+INLINE __u32 changed(__u32 length, __u8 kind)
 {
-	return seal == OPEN ? length - SEALED_OVERHEAD : length + SEALED_OVERHEAD;
+	return kind == OPEN ? length - SEALED_OVERHEAD : length + SEALED_OVERHEAD;
 }
 
-INLINE __u16 changed_be16(__u16 length_be16, __u8 seal)
+INLINE __u16 changed_be16(__u16 length_be16, __u8 kind)
 {
-	return BE16((__u16)changed(BE16(length_be16), seal));
+	return BE16((__u16)changed(BE16(length_be16), kind));
 }
 
-INLINE void rewrite_quoted_udp(struct udphdr *udp, __u8 seal, __u16 source_port_be16, __u16 destination_port_be16)
+INLINE void rewrite_quoted_udp(struct udphdr *udp, __u8 kind, __u16 source_port_be16, __u16 destination_port_be16)
 {
 	udp->source = source_port_be16;
 	udp->dest = destination_port_be16;
-	udp->len = changed_be16(udp->len, seal);
+	udp->len = changed_be16(udp->len, kind);
 	udp->check = 0;
 }
 
@@ -64,9 +74,9 @@ INLINE enum verdict error_sealed4(struct xdp_md *context)
 	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) || parse_error4(&frame, ip, length, &error, &key))
 		return SEALED_GONE;
 
-	struct flow4 *flow = flows4.lookup(&key);
+	struct flow4 *flow = find4(&key);
 
-	if (!flow || !flow->state.seal)
+	if (!flow || (flow->state.kind != OPEN && flow->state.kind != SEAL))
 		return SEALED_GONE;
 
 	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
@@ -75,25 +85,25 @@ INLINE enum verdict error_sealed4(struct xdp_md *context)
 		return verdict;
 
 	__u32 index = flow->state.hop;
-	__u8 seal = flow->state.seal;
+	__u8 kind = flow->state.kind;
 	struct hop *hop = hops.lookup(&index);
 	const struct tuple4 *new = &flow->leaves;
 
 	if (!hop || !hop->ifindex)
 		return SEALED_NO_NEXT_HOP;
-	if (seal == OPEN && BE16(error->quoted.tot_len) < sizeof(*ip) + sizeof(error->udp) + SEALED_OVERHEAD)
+	if (kind == OPEN && BE16(error->quoted.tot_len) < sizeof(*ip) + sizeof(error->udp) + SEALED_OVERHEAD)
 		return SEALED_TOO_SHORT;
 
 	__u32 mtu = error->icmp.type == DESTINATION_UNREACHABLE && error->icmp.code == FRAG_NEEDED ? BE32(error->icmp.rest) & 0xffff : 0;
-	__u16 quoted_be16 = changed_be16(error->quoted.tot_len, seal), outer_be16 = BE16(sizeof(*ip) + sizeof(*error));
+	__u16 quoted_be16 = changed_be16(error->quoted.tot_len, kind), outer_be16 = BE16(sizeof(*ip) + sizeof(*error));
 
 	error->quoted.check = checksum_update(error->quoted.check, checksum_difference(checksum_addresses4(&key) + error->quoted.tot_len,
 										       checksum_addresses4(new) + quoted_be16));
 	error->quoted.tot_len = quoted_be16;
 	error->quoted.saddr = new->destination_be32;
 	error->quoted.daddr = new->source_be32;
-	rewrite_quoted_udp(&error->udp, seal, new->destination_port_be16, new->source_port_be16);
-	error->icmp.rest = mtu ? BE32(changed(mtu, seal) & 0xffff) : 0;
+	rewrite_quoted_udp(&error->udp, kind, new->destination_port_be16, new->source_port_be16);
+	error->icmp.rest = mtu ? BE32(changed(mtu, kind) & 0xffff) : 0;
 	error->icmp.check = 0;
 	error->icmp.check = ~checksum_fold(checksum_words((void *)error, sizeof(*error) / 4));
 	rewrite_ipv4(ip, new, checksum_difference((__u64)ip->saddr + ip->daddr + ip->tot_len, checksum_addresses4(new) + outer_be16));
@@ -121,9 +131,9 @@ INLINE enum verdict error_sealed6(struct xdp_md *context)
 	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) || parse_error6(&frame, ip, length, &error, &key))
 		return SEALED_GONE;
 
-	struct flow6 *flow = flows6.lookup(&key);
+	struct flow6 *flow = find6(&key);
 
-	if (!flow || !flow->state.seal)
+	if (!flow || (flow->state.kind != OPEN && flow->state.kind != SEAL))
 		return SEALED_GONE;
 
 	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
@@ -132,26 +142,26 @@ INLINE enum verdict error_sealed6(struct xdp_md *context)
 		return verdict;
 
 	__u32 index = flow->state.hop;
-	__u8 seal = flow->state.seal;
+	__u8 kind = flow->state.kind;
 	struct hop *hop = hops.lookup(&index);
 	const struct tuple6 *new = &flow->leaves;
 
 	if (!hop || !hop->ifindex)
 		return SEALED_NO_NEXT_HOP;
-	if (seal == OPEN && BE16(error->quoted.payload_len) < sizeof(error->udp) + SEALED_OVERHEAD)
+	if (kind == OPEN && BE16(error->quoted.payload_len) < sizeof(error->udp) + SEALED_OVERHEAD)
 		return SEALED_TOO_SHORT;
 
 	__u32 mtu = 0;
 
 	if (error->icmp.type == PACKET_TOO_BIG6) {
-		mtu = changed(BE32(error->icmp.rest), seal);
+		mtu = changed(BE32(error->icmp.rest), kind);
 		if (mtu < SMALLEST_MTU6 || mtu > 0xffff)
 			mtu = SMALLEST_MTU6; /* less than that nobody heeds (RFC 8200 §5) */
 	}
-	error->quoted.payload_len = changed_be16(error->quoted.payload_len, seal);
+	error->quoted.payload_len = changed_be16(error->quoted.payload_len, kind);
 	rewrite_ipv6_address(&error->quoted.saddr, new->destination_be32);
 	rewrite_ipv6_address(&error->quoted.daddr, new->source_be32);
-	rewrite_quoted_udp(&error->udp, seal, new->destination_port_be16, new->source_port_be16);
+	rewrite_quoted_udp(&error->udp, kind, new->destination_port_be16, new->source_port_be16);
 	error->icmp.rest = BE32(mtu);
 	rewrite_ipv6(ip, new);
 	ip->payload_len = BE16(sizeof(*error));
@@ -195,9 +205,9 @@ INLINE enum verdict answer4(struct xdp_md *context)
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow4 *flow = flows4.lookup(&key);
+	struct flow4 *flow = find4(&key);
 
-	if (!flow)
+	if (!flow || flow->state.kind != SEAL)
 		return SEALED_GONE;
 
 	__u32 index = flow->state.hop;
@@ -252,9 +262,9 @@ INLINE enum verdict answer6(struct xdp_md *context)
 	key.source_port_be16 = udp->source;
 	key.destination_port_be16 = udp->dest;
 
-	struct flow6 *flow = flows6.lookup(&key);
+	struct flow6 *flow = find6(&key);
 
-	if (!flow)
+	if (!flow || flow->state.kind != SEAL)
 		return SEALED_GONE;
 
 	__u32 index = flow->state.hop;

@@ -80,6 +80,7 @@ UNTESTED = {
     "privileged/neighbours.py": "tests/xdp/test_neighbours: MACs, links and routes that change between real hosts",
     "privileged/xdp_attach.py": "tests/xdp/test_loader attaches, replaces, refuses and detaches through it",
     "privileged/xdp_compile.py": "tests/xdp/test_loader: source that compiles, that does not, that the verifier refuses; bcc missing",
+    "privileged/xdp_flows.py": "tests/unit/ebpf/test_table and test_control: it and the programs behind it are one thing",
     "privileged/xdp_load.py": "tests/xdp/test_loader runs it as the process it is",
     "agent/assemble.py": "joins what is tested elsewhere; every agent of tests/e2e starts through it",
     "config/access.py": "test_agent reads access.toml through it, right and wrong",

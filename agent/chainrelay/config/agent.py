@@ -152,7 +152,8 @@ HANDSHAKES = Key(
 FAST = Key(
     "fast_path_sessions",
     Integer(1, 4_000_000),
-    "UDP sessions (components count each) of one family that the fast path has room for; one more is refused as datapath-full",
+    "UDP sessions (components count each) of one family that the fast path has room for, 768 octets of memory each; one more is refused as "
+    "datapath-full",
     limits.FAST_PATH_SESSIONS,
 )
 LIMITS = Key("limits", Schema("limits", (SESSIONS, OPENS, HANDSHAKES, FAST)), "What one partner may take, and what there is room for.")

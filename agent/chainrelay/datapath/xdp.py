@@ -12,7 +12,7 @@ from typing import Protocol, assert_never
 
 from chainrelay.datapath.mapping import Counters, Done, Failed, Flow, Install, LiveFlow, Mapping, Operation, Outcome, Rekey, Remove, Renew
 from chainrelay.datapath.xdp_entries import PLAIN, Held, Renewed, Seal, Way, held_of, key_of, leads, renewal_of, value_of
-from chainrelay.datapath.xdp_layout import Sealing, Verdict
+from chainrelay.datapath.xdp_layout import Kind, Verdict
 from chainrelay.datapath.xdp_sealing import Keys, KeysGone
 from chainrelay.datapath.xdp_seals import SealCounts, SealHeld
 from chainrelay.errors import DatapathError
@@ -72,10 +72,10 @@ class XdpBackend:
         now = self._kernel.now_ns()
         used = set()
         for key, value in list(self._kernel.entries()):
-            held = held_of(key, value)
+            held = held_of(value)
             if held.lease_ns <= now:
                 self._kernel.take(key)
-            elif held.seal.sealing is Sealing.SEAL:
+            elif held.seal.kind is Kind.SEAL:
                 used.add((held.session, held.seal.key_id))
         self._keys.keep_only(used)
 
@@ -90,7 +90,7 @@ class XdpBackend:
     def flows(self) -> list[LiveFlow]:
         """Every entry whose lease runs."""
         now = self._kernel.now_ns()
-        held = [held_of(key, value) for key, value in self._kernel.entries()]
+        held = [held_of(value) for _, value in self._kernel.entries()]
         return [
             LiveFlow(Carried.UDP, each.source, each.destination, left / 1e9, each.packets, each.octets, sealed=each.seal != PLAIN)
             for each in held
@@ -236,7 +236,7 @@ class XdpBackend:
                     answers.append(None)
                     continue
                 found = self._own(key, flow)
-                if found is None or (found.seal.sealing, found.seal.component) != (seal.sealing, seal.component):
+                if found is None or (found.seal.kind, found.seal.component) != (seal.kind, seal.component):
                     raise DatapathError(f"another session already relays from {flow.source} to {flow.destination}")
                 ended = found.lease_ns <= now
                 told = self._kernel.renew([renewal_of(key, arrives, place, deadline)]) if renew or ended else [None]
@@ -260,13 +260,13 @@ class XdpBackend:
         taken = self._kernel.take(key)
         if closed is None or taken is None or found.lease_ns <= self._kernel.now_ns():
             return None
-        rest = held_of(key, taken)
+        rest = held_of(taken)
         return Renewed(closed.packets + rest.packets, closed.octets + rest.octets)
 
     def _own(self, key: bytes, flow: Flow) -> Held | None:
         """The entry under this key if it rewrites as `flow` says."""
         found = self._kernel.lookup(key)
-        return held_of(key, found) if found is not None and leads(found, flow) else None
+        return held_of(found) if found is not None and leads(found, flow) else None
 
     def _counted(self, flow: Flow) -> Renewed | None:
         held = self._own(key_of(flow.source, flow.destination), flow)
@@ -277,7 +277,7 @@ class XdpBackend:
 
 def _seal(number: int, key_id: bytes) -> Seal:
     """Of flow `number` of a sealed mapping, as `_flows` has them."""
-    return Seal(Sealing.SEAL, number // 2, key_id) if number % 2 else Seal(Sealing.OPEN, number // 2)
+    return Seal(Kind.SEAL, number // 2, key_id) if number % 2 else Seal(Kind.OPEN, number // 2)
 
 
 def _slow(way: Way) -> str:

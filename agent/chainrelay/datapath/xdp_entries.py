@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from chainrelay.datapath.xdp_layout import COUNTS, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Layout, Sealing, Value
+from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Kind, Layout, Value, What
 from chainrelay.wire.endpoint import Address, Endpoint
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def key_of(source: Endpoint, destination: Endpoint) -> bytes:
 class Seal:
     """What else happens to the datagrams of a sealed session's flow."""
 
-    sealing: Sealing = Sealing.PLAIN
+    kind: Kind = Kind.PLAIN
     component: int = 0
     key_id: bytes = bytes(4)
     """What to seal with; zeros where the flow is opened."""
@@ -82,48 +82,43 @@ PLAIN = Seal()
 
 def value_of(flow: Flow, session: bytes, arrives: Way, hop: int, lease_ns: int, seal: Seal = PLAIN) -> bytes:
     """A new entry, counters at zero. `arrives` is the way to the flow's source; `hop` the index of the way to where it goes."""
-    layout = FLOW4 if flow.source.family == 4 else FLOW6
-    leaves = {f"leaves.{name}": value for name, value in _tuple(flow.new_source, flow.new_destination).items()}
-    return layout.pack(
+    return _entry_layout(flow.source.family).pack(
         {
-            "state.lease_ns": lease_ns,
-            "state.hop": hop,
+            **_tuple(flow.source, flow.destination, "key."),
+            **_tuple(flow.new_source, flow.new_destination, "leaves."),
+            "record.lease_ns": lease_ns,
             "state.arrives_on": arrives.ifindex,
             "state.arrives_at": arrives.own,
-            "state.seal": seal.sealing,
-            "state.component": seal.component,
-            "key_be32": seal.key_id,
-            "account.session": session,
-            **leaves,
+            "state.hop": hop,
+            "state.kind": seal.kind,
+            "record.session": session,
+            "record.key_be32": seal.key_id,
+            "record.component": seal.component,
         }
     )
 
 
-def held_of(key: bytes, value: bytes) -> Held:
+def held_of(value: bytes) -> Held:
     """An entry read back."""
-    layout, shape = (FLOW4, TUPLE4) if len(key) == TUPLE4.size else (FLOW6, TUPLE6)
-    fields = layout.unpack(value)
-    source, destination = _endpoints(shape.unpack(key), "")
-    new_source, new_destination = _endpoints(fields, "leaves.")
+    fields = (ENTRY4 if len(value) == ENTRY4.size else ENTRY6).unpack(value)
     return Held(
-        source,
-        destination,
-        new_source,
-        new_destination,
+        *_endpoints(fields, "key."),
+        *_endpoints(fields, "leaves."),
         _int(fields["state.hop"]),
-        _int(fields["state.lease_ns"]),
+        _int(fields["record.lease_ns"]),
         _counted(fields, "packets"),
         _counted(fields, "octets"),
-        _octets(fields["account.session"]),
-        Seal(Sealing(_int(fields["state.seal"])), _int(fields["state.component"]), _octets(fields["key_be32"])),
+        _octets(fields["record.session"]),
+        Seal(Kind(_int(fields["state.kind"])), _int(fields["record.component"]), _octets(fields["record.key_be32"])),
     )
 
 
 def leads(value: bytes, flow: Flow) -> bool:
     """Whether the entry rewrites datagrams as `flow` says."""
-    layout = FLOW4 if len(value) == FLOW4.size else FLOW6
-    start, end = layout.offsets["leaves.source_be32"], layout.offsets["key_be32"]
-    return value[start:end] == key_of(flow.new_source, flow.new_destination)
+    layout = ENTRY4 if len(value) == ENTRY4.size else ENTRY6
+    start = layout.offsets["leaves.source_be32"]
+    leaves = key_of(flow.new_source, flow.new_destination)
+    return value[start : start + len(leaves)] == leaves
 
 
 def hop_of(way: Way) -> bytes:
@@ -166,7 +161,13 @@ def renewal_of(key: bytes, arrives: Way, hop: int, lease_ns: int) -> bytes:
 def rekey_of(key: bytes, key_id: bytes) -> bytes:
     """A record for the control program that changes nothing but the key that the flow is sealed with."""
     layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
-    return layout.pack({**{f"key.{name}": value for name, value in shape.unpack(key).items()}, "rekey": 1, "key_be32": key_id})
+    return layout.pack({**{f"key.{name}": value for name, value in shape.unpack(key).items()}, "what": What.REKEY, "key_be32": key_id})
+
+
+def removal_of(key: bytes) -> bytes:
+    """A record for the control program by which the flow leaves its place."""
+    layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
+    return layout.pack({**{f"key.{name}": value for name, value in shape.unpack(key).items()}, "what": What.REMOVE})
 
 
 def renewed_of(record: bytes) -> Renewed | None:
@@ -180,12 +181,16 @@ def _tuple_layout(family: int) -> Layout:
     return TUPLE4 if family == 4 else TUPLE6
 
 
-def _tuple(source: Endpoint, destination: Endpoint) -> dict[str, Value]:
+def _entry_layout(family: int) -> Layout:
+    return ENTRY4 if family == 4 else ENTRY6
+
+
+def _tuple(source: Endpoint, destination: Endpoint, prefix: str = "") -> dict[str, Value]:
     return {
-        "source_be32": source.address.packed,
-        "destination_be32": destination.address.packed,
-        "source_port_be16": source.port.to_bytes(2, "big"),
-        "destination_port_be16": destination.port.to_bytes(2, "big"),
+        f"{prefix}source_be32": source.address.packed,
+        f"{prefix}destination_be32": destination.address.packed,
+        f"{prefix}source_port_be16": source.port.to_bytes(2, "big"),
+        f"{prefix}destination_port_be16": destination.port.to_bytes(2, "big"),
     }
 
 
@@ -200,7 +205,7 @@ def _endpoints(fields: dict[str, Value], prefix: str) -> tuple[Endpoint, Endpoin
 
 def _counted(fields: dict[str, Value], what: str) -> int:
     """Since the last renewal, over all CPUs."""
-    return sum(_int(fields[f"account.counts[{place}].{what}"]) for place in range(COUNTS)) - _int(fields[f"account.{what}_told"])
+    return _int(fields[f"own.{what}"]) + _int(fields[f"record.others.{what}"]) - _int(fields[f"record.{what}_told"])
 
 
 def _int(value: Value) -> int:

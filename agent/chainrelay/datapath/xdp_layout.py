@@ -17,7 +17,7 @@ from chainrelay.limits import SEAL_TEXT
 if TYPE_CHECKING:
     from collections.abc import Mapping as Dictionary
 
-LAYOUT_VERSION: Final = 2
+LAYOUT_VERSION: Final = 3
 
 Value = int | bytes
 
@@ -72,12 +72,21 @@ class Verdict(IntEnum):
 VERDICTS: Final = 42  # places in the map; 0 is never counted
 
 
-class Sealing(IntEnum):
-    """`state.seal`: what happens to the datagrams of a flow beyond rewriting."""
+class Kind(IntEnum):
+    """`state.kind`: whether a flow lies in the place, and what happens to its datagrams beyond rewriting."""
 
-    PLAIN = 0
-    OPEN = 1
-    SEAL = 2
+    FREE = 0
+    PLAIN = 1
+    OPEN = 2
+    SEAL = 3
+
+
+class What(IntEnum):
+    """`renewal.what`: what a control run does with a flow."""
+
+    RENEW = 0
+    REKEY = 1
+    REMOVE = 2
 
 
 class Layout:
@@ -126,46 +135,64 @@ TUPLE6: Final = Layout(
 )
 STATE: Final = Layout(
     "state",
-    ("lease_ns", "Q"),
-    ("hop", "I"),
+    ("lease_ticks", "Q"),
     ("arrives_on", "I"),
     ("arrives_at", "6s"),
-    ("seal", "B"),
-    ("component", "B"),
+    ("hop", "H"),
+    ("kind", "B"),
+    ("owner", "B"),
+    ("reach", "B"),
+    ("padding", "B"),
 )
 COUNT: Final = Layout("count", ("packets", "Q"), ("octets", "Q"))
-COUNTS: Final = 4
-ACCOUNT: Final = Layout(
-    "account",
-    *(field for place in range(COUNTS) for field in COUNT.inside(f"counts[{place}]")),
+FLOW4: Final = Layout(
+    "flow4", *TUPLE4.inside("key"), *TUPLE4.inside("leaves"), *STATE.inside("state"), *COUNT.inside("own")
+)
+FLOW6: Final = Layout(
+    "flow6",
+    *TUPLE6.inside("key"),
+    ("padding", "4s"),
+    *STATE.inside("state"),
+    *TUPLE6.inside("leaves"),
+    ("padding_end", "12s"),
+    *COUNT.inside("own"),
+)
+REACH: Final = 31  # places behind its home in which a flow may lie
+HOMES_PER_FLOW: Final = 2  # so half of a full table is empty, and a flow lies at home or close by
+RECORD: Final = Layout(
+    "record",
+    *COUNT.inside("others"),
     ("packets_told", "Q"),
     ("octets_told", "Q"),
     ("session", "16s"),
+    ("lease_ns", "Q"),
+    ("place", "I"),
+    ("key_be32", "4s"),
+    ("component", "I"),
+    ("padding", "I"),
 )
-FLOW4: Final = Layout(
-    "flow4", *STATE.inside("state"), *TUPLE4.inside("leaves"), ("key_be32", "4s"), *ACCOUNT.inside("account")
-)
-FLOW6: Final = Layout(
-    "flow6", *STATE.inside("state"), *TUPLE6.inside("leaves"), ("key_be32", "4s"), *ACCOUNT.inside("account")
-)
+ENTRY4: Final = Layout("entry4", *FLOW4.fields, *RECORD.inside("record"))
+ENTRY6: Final = Layout("entry6", *FLOW6.fields, *RECORD.inside("record"))
+"""A flow and its record, one after the other, as they go between the backend and its kernel."""
 HOP: Final = Layout(
     "hop", ("to", "6s"), ("from", "6s"), ("ifindex", "I"), ("mtu", "I"), ("family", "I"), ("address_be32", "16s")
 )
 _RENEWAL: Final = (
-    ("hop", "I"),
+    ("hop", "H"),
+    ("what", "B"),
+    ("found", "B"),
     ("lease_ns", "Q"),
     ("arrives_on", "I"),
     ("arrives_at", "6s"),
-    ("rekey", "B"),
-    ("padding", "B"),
-    ("found", "I"),
+    ("padding", "2s"),
+    ("key_be32", "4s"),
     ("packets", "Q"),
     ("octets", "Q"),
-    ("key_be32", "4s"),
-    ("padding_end", "4s"),
 )
 RENEWAL4: Final = Layout("renewal4", *TUPLE4.inside("key"), *_RENEWAL)
 RENEWAL6: Final = Layout("renewal6", *TUPLE6.inside("key"), *_RENEWAL)
+PLACING4: Final = Layout("placing4", *FLOW4.inside("flow"), ("place", "I"), ("padding", "I"))
+PLACING6: Final = Layout("placing6", *FLOW6.inside("flow"), ("place", "I"), ("padding", "I"))
 SEAL_KEY: Final = Layout("seal_key", ("session", "16s"), ("key_be32", "4s"))
 WINDOW: Final = 1024
 SEAL: Final = Layout(
@@ -215,7 +242,7 @@ SCRATCH: Final = Layout(
     ("text", f"{SEALED_LONGEST + 512}s"),
 )
 LAYOUTS: Final = (
-    TUPLE4, TUPLE6, STATE, COUNT, ACCOUNT, FLOW4, FLOW6, HOP, RENEWAL4, RENEWAL6, SEAL_KEY, SEAL, ENDING, SCRATCH
+    TUPLE4, TUPLE6, STATE, COUNT, FLOW4, FLOW6, RECORD, HOP, RENEWAL4, RENEWAL6, PLACING4, PLACING6, SEAL_KEY, SEAL, ENDING, SCRATCH
 )  # fmt: skip
 
 
@@ -243,7 +270,7 @@ class MapKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class MapLayout:
-    """One map: its pin's name, kind and sizes. `entries` None: as the configuration says."""
+    """One map: its pin's name, kind and sizes. `entries` None: as the configuration says (`entries_of`)."""
 
     name: str
     kind: MapKind
@@ -253,14 +280,41 @@ class MapLayout:
     preallocated: bool = True
     locked: bool = False
     """The value begins with a bpf_spin_lock."""
+    mapped: bool = False
+    """Readable by mmap, so its values begin at a page: each of 64 octets is a cache line."""
 
 
 MAPS: Final = (
-    MapLayout("flows4", MapKind.HASH, TUPLE4.size, FLOW4.size, preallocated=False),
-    MapLayout("flows6", MapKind.HASH, TUPLE6.size, FLOW6.size, preallocated=False),
+    MapLayout("flows4", MapKind.ARRAY, 4, FLOW4.size, mapped=True),
+    MapLayout("flows6", MapKind.ARRAY, 4, FLOW6.size, mapped=True),
+    MapLayout("records4", MapKind.HASH, TUPLE4.size, RECORD.size, preallocated=False),
+    MapLayout("records6", MapKind.HASH, TUPLE6.size, RECORD.size, preallocated=False),
     MapLayout("hops", MapKind.ARRAY, 4, HOP.size),
     MapLayout("verdicts", MapKind.PERCPU_ARRAY, 4, 8, entries=VERDICTS),
     MapLayout("seals", MapKind.HASH, SEAL_KEY.size, SEAL.size, preallocated=False, locked=True),
     MapLayout("scratches", MapKind.PERCPU_ARRAY, 4, SCRATCH.size, entries=1),
     MapLayout("programs", MapKind.PROG_ARRAY, 4, 4, entries=len(Slot)),
 )
+
+
+def entries_of(layout: MapLayout, flows: int, hops: int) -> int:
+    """How large a map is, by what the configuration says: flows per family and partner addresses.
+
+    `seals` has room for both keys of every session: a session's flows are two a family.
+    """
+    if layout.entries is not None:
+        return layout.entries
+    match layout.name:
+        case "hops":
+            return hops
+        case "seals":
+            return 2 * flows
+        case "flows4" | "flows6":
+            return homes_of(flows) + REACH
+        case _:
+            return flows
+
+
+def homes_of(flows: int) -> int:
+    """How many places of a table are a tuple's home."""
+    return HOMES_PER_FLOW * flows

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from chainrelay.datapath.xdp_entries import Held, Renewed, key_of, rekey_of
-from chainrelay.datapath.xdp_layout import Sealing
+from chainrelay.datapath.xdp_layout import Kind
 from chainrelay.datapath.xdp_seals import NO_KEY, SealCounts, SealHeld, ending_of, seal_held_of, seal_holds, seal_key_of, seal_value_of
 from chainrelay.errors import DatapathError
 from chainrelay.limits import SEAL_OVERLAP
@@ -68,7 +68,7 @@ class Keys:
 
     def switch(self, session: bytes, flows: Sequence[Held], keys: SealKeys) -> None:
         """Seal by `keys` from now on. The same ones again change nothing. Raises KeysGone, DatapathError."""
-        sealing = [held for held in flows if held.seal.sealing is Sealing.SEAL]
+        sealing = [held for held in flows if held.seal.kind is Kind.SEAL]
         others = [held for held in sealing if held.seal.key_id != keys.key_id]
         if others:
             before = others[0].seal.key_id
@@ -103,7 +103,7 @@ class Keys:
 
     def wipe_all(self, session: bytes, flows: Sequence[Held]) -> None:
         """The keys that the session's flows name, and those before them; without any flow, whatever the map has of the session."""
-        named = {held.seal.key_id for held in flows if held.seal.sealing is Sealing.SEAL}
+        named = {held.seal.key_id for held in flows if held.seal.kind is Kind.SEAL}
         if not named:
             named = {held.key_id for held in self.held() if held.session == session}
         for key_id in named:
@@ -125,4 +125,4 @@ class Keys:
 
 
 def _current(flows: Sequence[Held]) -> bytes:
-    return next(held.seal.key_id for held in flows if held.seal.sealing is Sealing.SEAL)
+    return next(held.seal.key_id for held in flows if held.seal.kind is Kind.SEAL)

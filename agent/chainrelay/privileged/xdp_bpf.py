@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import struct
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -29,8 +31,10 @@ PROG_TEST_RUN, PROG_GET_FD_BY_ID, OBJ_GET_INFO, BTF_LOAD = 10, 13, 15, 18
 MAP_LOOKUP_AND_DELETE, MAP_LOOKUP_BATCH = 21, 24
 ANY, NOEXIST, EXIST = 0, 1, 2
 F_NO_PREALLOC: Final = 1
+F_MMAPABLE: Final = 1024
 BATCH: Final = 4096  # entries per system call while a map is listed
 TYPE_XDP: Final = 6
+CLOCK_MONOTONIC_COARSE: Final = 6  # linux/time.h
 LICENSE: Final = b"Dual BSD/GPL"
 VERIFIER_LOG: Final = 16 * 1024 * 1024  # octets; the end matters, and the kernel keeps that of a longer one from 6.4 on
 
@@ -99,12 +103,13 @@ class Map(Object):
 
     def __init__(self, descriptor: int, name: str) -> None:
         super().__init__(descriptor, name)
+        self.entries: int
         self.kind, _, self.key_size, self.value_size, self.entries, self.flags = struct.unpack("=6I", self.info(24))
 
     @staticmethod
     def create(layout: MapLayout, entries: int) -> Map:
         """A new map. Needs CAP_BPF."""
-        flags = 0 if layout.preallocated else F_NO_PREALLOC
+        flags = (0 if layout.preallocated else F_NO_PREALLOC) | (F_MMAPABLE if layout.mapped else 0)
         attributes = struct.pack(
             "=7I16s", layout.kind, layout.key_size, layout.value_size, entries, flags, 0, 0, layout.name.encode()
         )
@@ -160,6 +165,10 @@ class Map(Object):
         except FileNotFoundError:
             return False
         return True
+
+    def mapped(self) -> mmap.mmap:
+        """All values of an array made with `mapped`, to read, one after the other."""
+        return mmap.mmap(self.descriptor, self.entries * self.value_size, mmap.MAP_SHARED, mmap.PROT_READ)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All entries of a hash map, in batches: none twice, those that come or go meanwhile perhaps."""
@@ -262,6 +271,11 @@ class Program(Object):
         )  # fmt: skip
         after = struct.unpack("=IIIIQQIIIIQQIIII", _bpf(PROG_TEST_RUN, attributes, self.name)[1])
         return after[1], room.raw[: after[3]], after[7]
+
+
+def tick_ns() -> int:
+    """How long a jiffy of this kernel is: the coarse clock's resolution."""
+    return round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
 def possible_cpus() -> int:

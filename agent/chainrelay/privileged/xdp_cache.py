@@ -1,4 +1,4 @@
-"""Compiled instructions, kept for the next load: a boot, or a change of map sizes, then takes no compiler.
+"""Compiled instructions, kept for the next load: a boot, or a session more, then takes no compiler.
 
 They lie in the folder that systemd gives by CacheDirectory= ($CACHE_DIRECTORY); without one nothing is kept. Whatever can't be read,
 or lies where somebody else may write, is as good as not there. The verifier judges what comes from here like everything else.

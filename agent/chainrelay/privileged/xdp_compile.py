@@ -16,9 +16,9 @@ import tempfile
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from chainrelay.datapath.xdp_layout import MAPS, Slot
+from chainrelay.datapath.xdp_layout import MAPS, REACH, Slot
 from chainrelay.errors import DatapathError
-from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, possible_cpus
+from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, tick_ns
 from chainrelay.privileged.xdp_cache import CodeCache
 from chainrelay.privileged.xdp_llvm import NoLlvm, instructions
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS: Final = {
     "relay.c": {"native": "chainrelay_native", "generic": "chainrelay_generic"},
-    "control.c": {"renew4": "chainrelay_renew4", "renew6": "chainrelay_renew6", "end_keys": "chainrelay_end_keys"},
+    "control.c": {name: f"chainrelay_{name}" for name in ("place4", "place6", "renew4", "renew6", "end_keys")},
 }
 SEALING: Final = {
     file: {slot.name.lower(): f"chainrelay_{slot.name.lower()}" for slot in slots}
@@ -55,7 +55,7 @@ def load_programs(
         try:
             for file, functions in files.items():
                 kept = cache.find(file)
-                found = kept or compile_symbolic(source, file, functions, tuple(maps), log)
+                found = kept or compile_symbolic(source, file, functions, tuple(maps), _homes(maps), log)
                 for name, code in in_place(found, maps).items():
                     target = folder / f"{name}{suffix}"
                     target.unlink(missing_ok=True)
@@ -72,7 +72,7 @@ def load_programs(
 
 def compile_file(source: Path, file: str, functions: Mapping[str, str], maps: Mapping[str, Map], log: Path) -> dict[str, bytes]:
     """Instructions by name, with the given maps in them. Raises DatapathError."""
-    return in_place(compile_symbolic(source, file, functions, tuple(maps), log), maps)
+    return in_place(compile_symbolic(source, file, functions, tuple(maps), _homes(maps), log), maps)
 
 
 def in_place(code: Mapping[str, bytes], maps: Mapping[str, Map]) -> dict[str, bytes]:
@@ -81,8 +81,13 @@ def in_place(code: Mapping[str, bytes], maps: Mapping[str, Map]) -> dict[str, by
     return {name: with_maps(each, places) for name, each in code.items()}
 
 
+def _homes(maps: Mapping[str, Map]) -> int:
+    """The compile-time constant HOMES of ebpf/find.h."""
+    return maps["flows4"].entries - REACH
+
+
 def compile_symbolic(
-    source: Path, file: str, functions: Mapping[str, str], maps: tuple[str, ...], log: Path
+    source: Path, file: str, functions: Mapping[str, str], maps: tuple[str, ...], homes: int, log: Path
 ) -> dict[str, bytes]:
     """Instructions by name; in them -1 stands for the first of `maps`, -2 for the second … Raises DatapathError."""
     os.environ["BCC_KERNEL_SOURCE"] = str(source / "shim")
@@ -97,7 +102,8 @@ def compile_symbolic(
     if not (source / file).is_file():
         raise DatapathError(f"{source / file} is missing; the fast path's source belongs to the installation")
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}", f"-DCPUS={possible_cpus()}"]
+    flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}"]
+    flags += [f"-DHOMES={homes}U", f"-DTICK_NS={tick_ns()}U"]
     with _output_to(log) as printed:
         try:
             more = {"debug": PRINT_CODE} if file in WITH_LLVM else {}

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from chainrelay.datapath.xdp import XdpBackend
-from chainrelay.datapath.xdp_entries import Renewed, Way, held_of, renewed_of
+from chainrelay.datapath.xdp_entries import Renewed, Way, held_of
 from chainrelay.datapath.xdp_layout import ENDING, RENEWAL4, SEAL_KEY, TUPLE4, Slot, Verdict
 from chainrelay.datapath.xdp_seals import SealCounts, ended_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged import xdp_attach, xdp_load, xdp_pins
 from chainrelay.privileged.neighbours import Neighbours
 from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
+from chainrelay.privileged.xdp_flows import FRAME, Flows
 from chainrelay.wire.endpoint import Address
 
 log = logging.getLogger("chainrelay.xdp")
 
-FRAME: Final = 3000  # octets of records in one control run: a test run's frame must fit a page
 LOADER_TIMEOUT: Final = 60.0  # seconds; compiling takes one, on a busy machine some
 
 
@@ -105,10 +105,9 @@ class XdpKernel:
     def __init__(self, folder: Path, interfaces: Sequence[int]) -> None:
         """Open what the loader pinned in `folder`; `interfaces` are those with the program."""
         try:
-            self._flows = {4: Map.open(folder / "flows4"), 6: Map.open(folder / "flows6")}
+            self._flows = {family: Flows(folder, family) for family in (4, 6)}
             self._hops, self._verdicts = Map.open(folder / "hops"), Map.open(folder / "verdicts")
             self._seals, self._slots = Map.open(folder / "seals"), Map.open(folder / "programs")
-            self._control = {4: Program.open(folder / "renew4"), 6: Program.open(folder / "renew6")}
             self._end_keys = Program.open(folder / "end_keys")
         except OSError as error:
             raise DatapathError(f"{error.filename}: {error.strerror}; run the loader (xdp_load) first") from error
@@ -125,41 +124,35 @@ class XdpKernel:
         except DatapathError as refused:
             if not refused.full:
                 raise
-            used = {held_of(key, value).hop for key, value in self.entries()}
+            used = {held_of(value).hop for _, value in self.entries()}
             self._neighbours.release(used, keep=addresses)
             return {address: self._neighbours.way(address) for address in addresses}
 
     def insert(self, key: bytes, value: bytes) -> bool:
         """Add an entry; False when the key is taken."""
-        flows = self._map(key)
+        if len(key) != SEAL_KEY.size:
+            return self._of(key).insert(key, value)
         try:
-            flows.update(key, value, NOEXIST)
+            self._seals.update(key, value, NOEXIST)
         except FileExistsError:
             return False
         except OSError as error:
             full = error.errno in {errno.E2BIG, errno.ENOMEM}
-            why = f"the fast path is full ({flows.name}: {flows.entries} entries)" if full else f"{flows.name}: {error.strerror}"
+            why = f"no room for another key ({self._seals.name}: {self._seals.entries} entries)" if full else f"seals: {error.strerror}"
             raise DatapathError(why, full=full) from error
         return True
 
     def lookup(self, key: bytes) -> bytes | None:
         """An entry."""
-        return self._map(key).lookup(key)
+        return (self._seals if len(key) == SEAL_KEY.size else self._of(key)).lookup(key)
 
     def take(self, key: bytes) -> bytes | None:
         """Delete an entry and return what it held."""
-        return self._map(key).take(key)
+        return (self._seals if len(key) == SEAL_KEY.size else self._of(key)).take(key)
 
     def renew(self, records: Sequence[bytes]) -> list[Renewed | None]:
         """Run the control program, in as many frames as it takes."""
-        answers: list[Renewed | None] = []
-        size = len(records[0])
-        program = self._control[4 if size == RENEWAL4.size else 6]
-        room = FRAME // size
-        for at in range(0, len(records), room):
-            _, after, _ = program.run(b"".join(records[at : at + room]))
-            answers += [renewed_of(after[start : start + size]) for start in range(0, len(after), size)]
-        return answers
+        return self._flows[4 if len(records[0]) == RENEWAL4.size else 6].renew(records)
 
     def entries(self) -> Iterable[tuple[bytes, bytes]]:
         """All entries of both families."""
@@ -190,14 +183,12 @@ class XdpKernel:
     def close(self) -> None:
         """The kernel's state stays."""
         self._neighbours.close()
-        maps = (*self._flows.values(), self._hops, self._verdicts, self._seals, self._slots)
-        for each in (*maps, *self._control.values(), self._end_keys):
+        for flows in self._flows.values():
+            flows.close()
+        for each in (self._hops, self._verdicts, self._seals, self._slots, self._end_keys):
             each.close()
 
-    def _map(self, key: bytes) -> Map:
-        """By the key's length: a tuple's, or a sealing key's."""
-        if len(key) == SEAL_KEY.size:
-            return self._seals
+    def _of(self, key: bytes) -> Flows:
         return self._flows[4 if len(key) == TUPLE4.size else 6]
 
 

@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chainrelay.datapath.xdp_layout import LAYOUT_VERSION
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, homes_of
 from chainrelay.errors import DatapathError
 from chainrelay.limits import FAST_PATH_PARTNERS, FAST_PATH_SESSIONS
 from chainrelay.privileged import xdp_attach, xdp_pins
 from chainrelay.privileged.xdp_attach import Mode
-from chainrelay.privileged.xdp_bpf import Program, possible_cpus
+from chainrelay.privileged.xdp_bpf import Program, tick_ns
 from chainrelay.privileged.xdp_cache import CodeCache, folder_from_environment
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def load(options: argparse.Namespace) -> Report:
     folder = xdp_pins.folder_of(pins)
     xdp_pins.ensure_bpffs(pins)
     report = Report(str(folder), new_maps=xdp_pins.ensure_maps(folder, options.flows, options.hops))
-    origin = fingerprint(options.source)
+    origin = fingerprint(options.source, options.flows)
     report.reused = not report.new_maps and xdp_pins.made_of(folder) == origin
     if not report.reused:
         _make_programs(options, folder, report, CodeCache(folder_from_environment(), origin))
@@ -101,11 +101,11 @@ def _make_programs(options: argparse.Namespace, folder: Path, report: Report, ca
     xdp_pins.fill_slots(folder)
 
 
-def fingerprint(source: Path) -> str:
-    """Of all that decides what the programs are: their source, our compiler's, the machine's size. 32 characters."""
+def fingerprint(source: Path, flows: int) -> str:
+    """Of all that decides what the programs are: their source, our compiler's, the tables' size. 32 characters."""
     here = Path(__file__).parent
     makers = [here / name for name in ("xdp_compile.py", "xdp_llvm.py", "xdp_bpf.py", "../datapath/xdp_layout.py")]
-    digest = hashlib.sha256(f"{possible_cpus()}".encode())
+    digest = hashlib.sha256(f"{homes_of(flows)} {tick_ns()}".encode())
     for path in [*makers, *sorted(path for path in source.rglob("*") if path.is_file())]:
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:32]

@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout, Slot
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout, Slot, entries_of
 from chainrelay.datapath.xdp_seals import ending_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program
 
 DEFAULT_PINS: Final = Path("/run/chainrelay/bpf")  # /sys/fs/bpf is root's, and hidden by `ip netns exec`
 SEALING: Final = tuple(slot.name.lower() for slot in Slot)
-PROGRAMS: Final = ("native", "generic", "renew4", "renew6", "end_keys", *SEALING)
+PROGRAMS: Final = ("native", "generic", "place4", "place6", "renew4", "renew6", "end_keys", *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
 ORIGIN: Final = "made_of_"  # an empty folder whose name goes on with the fingerprint of what the programs were made of
 
@@ -60,13 +60,13 @@ def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
 
     A map of another size than asked for is replaced by an empty one: until the new program is attached the old one keeps the
     old map, afterwards sessions go on through the rules and return here at their next renewal; sealed ones stand still until the
-    client has sent a new key. `seals` has room for both keys of every session: a session's flows are two a family.
+    client has sent a new key.
     """
     made = []
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for layout in MAPS:
-            entries = layout.entries or {"hops": hops, "seals": 2 * flows}.get(layout.name, flows)
+            entries = entries_of(layout, flows, hops)
             if not _fits(folder / layout.name, layout, entries):
                 (folder / layout.name).unlink(missing_ok=True)
                 with Map.create(layout, entries) as created:

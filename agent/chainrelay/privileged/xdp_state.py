@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from chainrelay.datapath.xdp_seals import SealHeld, seal_held_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged import xdp_attach, xdp_pins
 from chainrelay.privileged.xdp_bpf import Map
+from chainrelay.privileged.xdp_flows import Flows
 from chainrelay.privileged.xdp_kernel import read_verdicts, slots_filled
 
 if TYPE_CHECKING:
@@ -101,9 +103,9 @@ def read_state(wanted: str, interfaces: Sequence[str], pins: Path, why: str, rea
         folder = xdp_pins.folder_of(pins)
         if not (folder / "native").exists():
             return FastPathState(wanted, why, interfaces=here)
-        with Map.open(folder / "flows4") as flows4, Map.open(folder / "flows6") as flows6, Map.open(folder / "verdicts") as counted:
-            held = [held_of(key, value) for flows in (flows4, flows6) for key, value in flows.items()]
-            room, verdicts = flows4.entries, read_verdicts(counted)
+        with closing(Flows(folder, 4)) as flows4, closing(Flows(folder, 6)) as flows6, Map.open(folder / "verdicts") as counted:
+            held = [held_of(value) for flows in (flows4, flows6) for _, value in flows.items()]
+            room, verdicts = flows4.room, read_verdicts(counted)
         with Map.open(folder / "seals") as seals, Map.open(folder / "programs") as slots:
             sealed = [_sealed(seal_held_of(key, value)) for key, value in seals.items()]
             can_seal = slots_filled(slots)

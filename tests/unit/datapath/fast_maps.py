@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from chainrelay.datapath.mapping import Mapping
 from chainrelay.datapath.xdp_entries import Renewed, Way
-from chainrelay.datapath.xdp_layout import ENDING, FLOW4, RENEWAL4, SEAL, SEAL_KEY, TUPLE4, Verdict
+from chainrelay.datapath.xdp_layout import ENDING, ENTRY4, RENEWAL4, SEAL, SEAL_KEY, TUPLE4, Verdict, What
 from chainrelay.datapath.xdp_seals import SealCounts, seal_held_of
 from chainrelay.errors import DatapathError
 from chainrelay.wire.endpoint import Address, Endpoint
@@ -82,25 +82,25 @@ class Maps:
             if key not in self.held:
                 answers.append(None)
                 continue
-            fields = FLOW4.unpack(self.held[key])
-            if asked["rekey"]:
+            fields = ENTRY4.unpack(self.held[key])
+            if asked["what"] == What.REKEY:
                 self.log.append("rekey")
-                self.held[key] = FLOW4.pack({**fields, "key_be32": asked["key_be32"]})
+                self.held[key] = ENTRY4.pack({**fields, "record.key_be32": asked["key_be32"]})
                 answers.append(Renewed(0, 0))
                 continue
-            packets, told = fields["account.counts[0].packets"], fields["account.packets_told"]
+            packets, told = fields["own.packets"], fields["record.packets_told"]
             assert isinstance(packets, int)
             assert isinstance(told, int)
             answers.append(Renewed(packets - told, 100 * (packets - told)))
-            changed = {"state.lease_ns": asked["lease_ns"], "account.packets_told": packets, "account.octets_told": 100 * packets}
-            self.held[key] = FLOW4.pack({**fields, **changed})
+            changed = {"record.lease_ns": asked["lease_ns"], "record.packets_told": packets, "record.octets_told": 100 * packets}
+            self.held[key] = ENTRY4.pack({**fields, **changed})
         return answers
 
     def forward(self, packets: int) -> None:
         """As if the program had forwarded so many in every entry."""
         for key, value in self.held.items():
-            fields = FLOW4.unpack(value)
-            self.held[key] = FLOW4.pack({**fields, "account.counts[0].packets": packets, "account.counts[0].octets": 100 * packets})
+            fields = ENTRY4.unpack(value)
+            self.held[key] = ENTRY4.pack({**fields, "own.packets": packets, "own.octets": 100 * packets})
 
     def entries(self) -> Iterable[tuple[bytes, bytes]]:
         return list(self.held.items())

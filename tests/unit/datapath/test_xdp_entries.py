@@ -8,7 +8,7 @@ import pytest
 
 from chainrelay.datapath.mapping import Flow
 from chainrelay.datapath.xdp_entries import Renewed, Way, held_of, hop_of, key_of, leads, place_of, renewal_of, renewed_of, value_of
-from chainrelay.datapath.xdp_layout import FLOW4, FLOW6, HOP, RENEWAL4, TUPLE4, TUPLE6
+from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, HOP, RENEWAL4, TUPLE4, TUPLE6
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 
@@ -26,12 +26,12 @@ def test_an_entry_comes_back_as_it_was_written(family: int) -> None:
     flow = FLOWS[family]
     key = key_of(flow.source, flow.destination)
     value = value_of(flow, SESSION, Way(flow.source.address, 7, own=MAC), 3, 123)
-    held = held_of(key, value)
+    held = held_of(value)
     assert (held.source, held.destination) == (flow.source, flow.destination)
     assert (held.new_source, held.new_destination) == (flow.new_source, flow.new_destination)
     assert (held.hop, held.lease_ns, held.packets, held.octets, held.session) == (3, 123, 0, 0, SESSION)
     assert len(key) == (TUPLE4 if family == 4 else TUPLE6).size
-    assert len(value) == (FLOW4 if family == 4 else FLOW6).size
+    assert len(value) == (ENTRY4 if family == 4 else ENTRY6).size
 
 
 @families

@@ -10,7 +10,7 @@ import pytest
 from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping, Rekey, Remove, Renew
 from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.datapath.xdp_entries import held_of, key_of
-from chainrelay.datapath.xdp_layout import SEAL, Sealing
+from chainrelay.datapath.xdp_layout import SEAL, Kind
 from chainrelay.datapath.xdp_seals import NO_KEY, SealCounts, seal_key_of
 from chainrelay.limits import SEAL_OVERLAP
 from chainrelay.wire.messages import Protocol
@@ -59,11 +59,11 @@ def test_every_flow_says_what_is_done_with_it(maps: Maps, fast: XdpBackend) -> N
     fast.apply([Install(one, 60, keys(0))])
     for component, (there, back) in enumerate(one.flows()):
         key = key_of(there.source, there.destination)
-        held = held_of(key, maps.held[key]).seal
-        assert (held.sealing, held.component, held.key_id) == (Sealing.OPEN, component, NO_KEY)
+        held = held_of(maps.held[key]).seal
+        assert (held.kind, held.component, held.key_id) == (Kind.OPEN, component, NO_KEY)
         key = key_of(back.source, back.destination)
-        held = held_of(key, maps.held[key]).seal
-        assert (held.sealing, held.component, held.key_id) == (Sealing.SEAL, component, keys(0).key_id)
+        held = held_of(maps.held[key]).seal
+        assert (held.kind, held.component, held.key_id) == (Kind.SEAL, component, keys(0).key_id)
 
 
 def test_the_same_keys_again_never_restart_a_counter(maps: Maps, fast: XdpBackend) -> None:

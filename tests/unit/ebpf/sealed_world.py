@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from chainrelay.datapath.mapping import Flow
 from chainrelay.datapath.xdp_entries import Seal, key_of, value_of
-from chainrelay.datapath.xdp_layout import SEAL, Sealing
+from chainrelay.datapath.xdp_layout import SEAL, Kind
 from chainrelay.datapath.xdp_seals import SealHeld, seal_held_of, seal_key_of, seal_value_of
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
@@ -129,11 +129,11 @@ class SealedWorld:
         self.key = seal_key_of(SESSION, keys.key_id)
         arrives = Case(self.there).arrives
         for flow, seal in (
-            (self.there, Seal(Sealing.OPEN, component)),
-            (self.back, Seal(Sealing.SEAL, component, keys.key_id)),
+            (self.there, Seal(Kind.OPEN, component)),
+            (self.back, Seal(Kind.SEAL, component, keys.key_id)),
         ):
             value = value_of(flow, SESSION, arrives, hop, NEVER, seal)
-            world.flows[family].update(key_of(flow.source, flow.destination), value)
+            world.tables[family].update(key_of(flow.source, flow.destination), value)
         self.set()
 
     def set(self, **fields: int | bytes) -> None:

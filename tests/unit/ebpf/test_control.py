@@ -54,8 +54,8 @@ def test_renewal_changes_lease_way_and_arrival_and_nothing_else(world: World, fa
     after = world.flows[family].lookup(key)
     assert before is not None
     assert after is not None
-    held = held_of(key, before)
-    assert held_of(key, after) == replace(held, lease_ns=deadline, hop=NARROW)
+    held = held_of(before)
+    assert held_of(after) == replace(held, lease_ns=deadline, hop=NARROW)
     went = world.run(frames.octets(frames.datagram(case.flow)))[0]
     assert went is Verdict.OTHER_INTERFACE
 
@@ -82,12 +82,12 @@ def test_a_batch_answers_each_record(world: World, family: int) -> None:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[World]:
-    """The program as CPUs beyond the first few run it: both of this machine's count in the shared place."""
+    """The program as CPUs run it that can't own a flow: both of this machine's count in the record."""
     source = Path(__file__).resolve().parents[3] / "ebpf"
     copy = shutil.copytree(source, tmp_path / "ebpf")
     text = (copy / "count.h").read_text(encoding="utf-8")
     assert "bpf_get_smp_processor_id()" in text
-    (copy / "count.h").write_text(text.replace("bpf_get_smp_processor_id()", "bpf_get_smp_processor_id() + 100"))
+    (copy / "count.h").write_text(text.replace("bpf_get_smp_processor_id()", "bpf_get_smp_processor_id() + 1000"))
     pins = tmp_path / "bpf"
     command = [sys.executable, "-m", "chainrelay.privileged.xdp_load", "--pins", str(pins), "--log", str(tmp_path / "log")]
     subprocess.run([*command, "--source", str(copy)], check=True, stdout=subprocess.DEVNULL)

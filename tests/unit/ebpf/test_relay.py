@@ -284,5 +284,5 @@ def test_counters_hold_packets_and_ip_octets_of_what_was_forwarded(world: World,
     key = key_of(flow.source, flow.destination)
     value = world.flows[family].lookup(key)
     assert value is not None
-    held = held_of(key, value)
+    held = held_of(value)
     assert (held.packets, held.octets) == (3, 3 * ((28 if family == 4 else 48) + 10))

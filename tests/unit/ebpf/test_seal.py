@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chainrelay.datapath.xdp_entries import key_of, value_of
-from chainrelay.datapath.xdp_layout import FLOW4, FLOW6, SEAL, SEALED_LONGEST, WINDOW, Slot, Verdict
+from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, SEAL, SEALED_LONGEST, WINDOW, Slot, Verdict
 from chainrelay.datapath.xdp_seals import ended_of, ending_of
 from chainrelay.privileged.xdp_bpf import Map, Program
 from chainrelay.wire.sealed import SEALED_OVERHEAD, SealKeys
@@ -162,7 +162,7 @@ def test_replays_and_reordering_against_a_model(world: World, seed: int) -> None
 
 def test_a_forged_counter_moves_nothing(world: World) -> None:
     sealed = SealedWorld(world, 4)
-    forged = bytearray(sealed.peer.seal(b"text", 10**6))
+    forged = bytearray(sealed.peer.seal(b"text", 2**16 - 1))
     forged[-1] ^= 1
     dropped(sealed, frame(sealed.there.source, sealed.there.destination, bytes(forged)), Verdict.FORGED)
     opens(sealed, sealed.sealed(b"first", 0), b"first")
@@ -238,7 +238,7 @@ def test_keys_are_the_sessions_own(world: World, family: int) -> None:
     key = key_of(sealed.there.source, sealed.there.destination)
     value = world.flows[family].lookup(key)
     assert value is not None
-    world.flows[family].update(key, value.replace(SESSION, SESSION[:-1] + b"\x02"))
+    world.tables[family].update(key, value.replace(SESSION, SESSION[:-1] + b"\x02"))
     dropped(sealed, sealed.sealed(b"text"), Verdict.UNKNOWN_KEY)
 
 
@@ -335,11 +335,11 @@ def test_padding_behind_the_packet_does_not_leave(world: World, family: int) -> 
 
 
 ODD: dict[str, tuple[dict[str, int | bytes], Verdict]] = {
-    "lease": ({"lease_ns": 1}, Verdict.SEALED_LEASE_ENDED),
-    "interface": ({"arrives_on": 2}, Verdict.SEALED_OTHER_INTERFACE),
-    "station": ({"arrives_at": bytes(6)}, Verdict.SEALED_OTHER_STATION),
-    "hop": ({"hop": UNRESOLVED}, Verdict.SEALED_NO_NEXT_HOP),
-    "no hop": ({"hop": 10**6}, Verdict.SEALED_NO_NEXT_HOP),
+    "lease": ({"record.lease_ns": 1}, Verdict.SEALED_LEASE_ENDED),
+    "interface": ({"state.arrives_on": 2}, Verdict.SEALED_OTHER_INTERFACE),
+    "station": ({"state.arrives_at": bytes(6)}, Verdict.SEALED_OTHER_STATION),
+    "hop": ({"state.hop": UNRESOLVED}, Verdict.SEALED_NO_NEXT_HOP),
+    "no hop": ({"state.hop": 2**16 - 1}, Verdict.SEALED_NO_NEXT_HOP),
 }
 
 
@@ -348,13 +348,13 @@ ODD: dict[str, tuple[dict[str, int | bytes], Verdict]] = {
 @pytest.mark.parametrize("odd", ODD)
 def test_what_goes_up_of_a_plain_flow_is_dropped_of_a_sealed_one(world: World, family: int, odd: str, mode: str) -> None:
     change, expected = ODD[odd]
-    layout = FLOW4 if family == 4 else FLOW6
+    layout = ENTRY4 if family == 4 else ENTRY6
     sealed = SealedWorld(world, family)
     for flow in (sealed.there, sealed.back):
         key = key_of(flow.source, flow.destination)
         value = world.flows[family].lookup(key)
         assert value is not None
-        world.flows[family].update(key, layout.pack({**layout.unpack(value), **{f"state.{name}": to for name, to in change.items()}}))
+        world.tables[family].update(key, layout.pack({**layout.unpack(value), **change}))
     for given in (sealed.sealed(b"text"), sealed.clear(b"text")):
         dropped(sealed, given, expected, mode)
     assert sealed.held().counts.opened == sealed.held().counts.sealed == 0
@@ -396,7 +396,7 @@ def test_a_sealing_program_alone_touches_no_plain_flow(world: World) -> None:
     """Called for a flow that has become a plain one meanwhile it drops, too."""
     sealed = SealedWorld(world, 4)
     given = sealed.sealed(b"text")
-    world.flows[4].update(
+    world.tables[4].update(
         key_of(sealed.there.source, sealed.there.destination), value_of(sealed.there, SESSION, Case(sealed.there).arrives, 0, lease(60))
     )
     with Program.open(world.folder / "open4") as program:

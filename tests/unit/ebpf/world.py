@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from chainrelay.datapath.mapping import Flow
 from chainrelay.datapath.xdp_entries import Way, hop_of, key_of, value_of
-from chainrelay.datapath.xdp_layout import Verdict
+from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, FLOW4, FLOW6, RENEWAL4, RENEWAL6, Verdict
 from chainrelay.privileged.xdp_bpf import Map, Program
+from chainrelay.privileged.xdp_flows import Flows
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 
@@ -26,7 +27,7 @@ SESSION = bytes(range(16))
 NEVER = 2**63
 ENDED = 1
 
-GOOD, UNRESOLVED, NARROW, OUTSIDE = 0, 1, 2, 10**6  # indices into `hops`; the last lies beyond the map
+GOOD, UNRESOLVED, NARROW, OUTSIDE = 0, 1, 2, 2**16 - 1  # indices into `hops`; the last lies beyond the map
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,43 @@ WAYS = {
 }
 
 
+class Table:
+    """One family's flows, and what only a test does: an entry written over, by bpf(2)."""
+
+    def __init__(self, folder: Path, family: int) -> None:
+        self.flows = Flows(folder, family)
+        self._table, self._records = Map.open(folder / f"flows{family}"), Map.open(folder / f"records{family}")
+        self._flow, self._entry, self._renewal = (FLOW4, ENTRY4, RENEWAL4) if family == 4 else (FLOW6, ENTRY6, RENEWAL6)
+        self._same = {name: name for name in self._renewal.offsets if name.startswith("key.")} | {
+            "hop": "state.hop", "arrives_on": "state.arrives_on", "arrives_at": "state.arrives_at", "lease_ns": "record.lease_ns"
+        }  # fmt: skip
+
+    def update(self, key: bytes, entry: bytes) -> None:
+        """Add it or, where there is one, write all of it but where it lies."""
+        if self.flows.insert(key, entry):
+            return
+        before, after = self._entry.unpack(self.flows.lookup(key) or b""), self._entry.unpack(entry)
+        place = before["record.place"]
+        assert isinstance(place, int)
+        written = self._entry.pack({**after, **{name: before[name] for name in ("record.place", "state.reach")}})
+        self._records.update(key, written[self._flow.size :])
+        self._table.update((place - 1).to_bytes(4, "little"), written[: self._flow.size])
+        self.flows.renew([self._renewal.pack({name: after[at] for name, at in self._same.items()})])
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.flows.close()
+        self._table.close()
+        self._records.close()
+
+
 class World:
     """The maps and programs of one load."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.flows = {4: Map.open(folder / "flows4"), 6: Map.open(folder / "flows6")}
+    def __init__(self, folder: Path, *, cases: bool = True) -> None:
+        self.folder, self._cases = folder, CASES if cases else {family: {} for family in CASES}
+        self.tables = {family: Table(folder, family) for family in (4, 6)}
+        self.flows = {family: table.flows for family, table in self.tables.items()}
         self.hops, self.verdicts, self.seals = (Map.open(folder / name) for name in ("hops", "verdicts", "seals"))
         self.programs = {name: Program.open(folder / name) for name in ("native", "generic", "renew4", "renew6", "end_keys")}
         for index, way in WAYS.items():
@@ -98,14 +130,16 @@ class World:
         """All flows as CASES has them, counters of the flows at zero; no keys."""
         for key, _ in list(self.seals.items()):
             self.seals.delete(key)
-        for family, cases in CASES.items():
+        for family, cases in self._cases.items():
+            wanted = {
+                key_of(case.flow.source, case.flow.destination): value_of(case.flow, SESSION, case.arrives, case.hop, case.lease_ns)
+                for case in cases.values()
+            }
             for key, _ in list(self.flows[family].items()):
-                self.flows[family].delete(key)
-            for case in cases.values():
-                self.flows[family].update(
-                    key_of(case.flow.source, case.flow.destination),
-                    value_of(case.flow, SESSION, case.arrives, case.hop, case.lease_ns),
-                )
+                if key not in wanted:
+                    self.flows[family].take(key)
+            for key, value in wanted.items():
+                self.tables[family].update(key, value)
 
     def counts(self) -> dict[Verdict, int]:
         """All verdict counters, CPUs together."""
@@ -126,7 +160,9 @@ class World:
 
     def close(self) -> None:
         """Let go of everything."""
-        for each in (*self.flows.values(), self.hops, self.verdicts, self.seals, *self.programs.values()):
+        for table in self.tables.values():
+            table.close()
+        for each in (self.hops, self.verdicts, self.seals, *self.programs.values()):
             each.close()
 
 

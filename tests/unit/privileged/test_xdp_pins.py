@@ -35,14 +35,14 @@ def test_maps_are_made_once_and_kept_while_the_size_stays(pins: Path) -> None:
     folder = xdp_pins.folder_of(pins)
     names = [layout.name for layout in MAPS]
     assert xdp_pins.ensure_maps(folder, 64, 8) == names
-    with Map.open(folder / "flows4") as flows:
-        flows.update(bytes(flows.key_size), bytes(flows.value_size))
+    with Map.open(folder / "records4") as records:
+        records.update(bytes(records.key_size), bytes(records.value_size))
     assert xdp_pins.ensure_maps(folder, 64, 8) == []
-    with Map.open(folder / "flows4") as flows:
-        assert len(list(flows.items())) == 1
-    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6", "seals"]
-    with Map.open(folder / "flows4") as flows:
-        assert (flows.entries, list(flows.items())) == (128, [])
+    with Map.open(folder / "records4") as records:
+        assert len(list(records.items())) == 1
+    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6", "records4", "records6", "seals"]
+    with Map.open(folder / "records4") as records:
+        assert (records.entries, list(records.items())) == (128, [])
 
 
 def test_other_versions_are_found_and_forgotten(pins: Path) -> None:

@@ -1,0 +1,130 @@
+"""One family's flows in the kernel: the table that the program forwards by, and the records beside it (ebpf/find.h).
+
+Where in the table a flow lies is the control program's affair: it alone writes there. What happens here is the order: a record
+first, since it says that the tuple is taken and how many there may be, then the place; a flow leaves its place before its record
+goes. So what a process that died has left halfway is a record without a place, which the next insertion takes over.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING, Final
+
+from chainrelay.datapath.xdp_entries import Renewed, removal_of, renewed_of
+from chainrelay.datapath.xdp_layout import COUNT, FLOW4, FLOW6, PLACING4, PLACING6, RECORD, RENEWAL4, RENEWAL6
+from chainrelay.errors import DatapathError
+from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+FRAME: Final = 3000  # octets of records in one control run: a test run's frame must fit a page
+
+
+class Flows:
+    """The flows of family 4 or 6 whose maps and programs are pinned in a folder. All methods raise OSError when the kernel refuses."""
+
+    def __init__(self, folder: Path, family: int) -> None:
+        flow, self._placing, self._renewal = (FLOW4, PLACING4, RENEWAL4) if family == 4 else (FLOW6, PLACING6, RENEWAL6)
+        self._size = flow.size
+        self._key = slice(0, flow.offsets["leaves.source_be32"] if family == 4 else flow.offsets["padding"])
+        self._own = flow.offsets["own.packets"]
+        self._records = Map.open(folder / f"records{family}")
+        self._control = Program.open(folder / f"place{family}"), Program.open(folder / f"renew{family}")
+        with Map.open(folder / f"flows{family}") as table:
+            self._table = table.mapped()
+
+    @property
+    def room(self) -> int:
+        """How many flows there may be."""
+        return self._records.entries
+
+    def insert(self, key: bytes, entry: bytes) -> bool:
+        """Add a flow with its record; False when the tuple is taken. Raises DatapathError, `full` when there is no room."""
+        added = self._add_record(key, entry)
+        if added and not self._place([entry])[0]:
+            self._records.delete(key)
+            raise DatapathError(f"the fast path is full around one place ({self._records.name})", full=True)
+        return added
+
+    def insert_all(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        """Add many, in as few runs as it takes; how many were added. Of several with one key the last."""
+        added = [(key, entry) for key, entry in dict(entries).items() if self._add_record(key, entry)]
+        placed = self._place([entry for _, entry in added])
+        for (key, _), place in zip(added, placed, strict=True):
+            if not place:
+                self._records.delete(key)
+        return sum(map(bool, placed))
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """A flow with its record."""
+        record = self._records.lookup(key)
+        return self._entry(key, record) if record is not None else None
+
+    def take(self, key: bytes) -> bytes | None:
+        """Remove a flow and return what it held at last."""
+        before = self.lookup(key)
+        if before is None:
+            self._records.delete(key)
+            return None
+        self._control[1].run(removal_of(key))
+        own = self._begin(before[self._size :]) + self._own
+        counted = self._table[own : own + COUNT.size]
+        record = self._records.take(key) or before[self._size :]
+        return before[: self._own] + counted + record
+
+    def renew(self, renewals: Sequence[bytes]) -> list[Renewed | None]:
+        """Run the control program, in as many frames as it takes."""
+        return [renewed_of(answer) for answer in _run(self._control[1], renewals, self._renewal.size)]
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """All flows with their records: none twice, those that come or go meanwhile perhaps."""
+        for key, record in self._records.items():
+            entry = self._entry(key, record)
+            if entry is not None:
+                yield key, entry
+
+    def close(self) -> None:
+        """Let go of everything; the kernel's state stays."""
+        self._table.close()
+        for each in (self._records, *self._control):
+            each.close()
+
+    def _add_record(self, key: bytes, entry: bytes) -> bool:
+        record = entry[self._size :]
+        try:
+            self._records.update(key, record, NOEXIST)
+        except FileExistsError:
+            if self.lookup(key) is not None:
+                return False
+            self._records.update(key, record)  # one without a place
+        except OSError as error:
+            full = error.errno in {errno.E2BIG, errno.ENOMEM}
+            name, room = self._records.name, self._records.entries
+            why = f"the fast path is full ({name}: {room} entries)" if full else f"{name}: {error.strerror}"
+            raise DatapathError(why, full=full) from error
+        return True
+
+    def _place(self, entries: Sequence[bytes]) -> list[int]:
+        """Where they lie from now on, 0: nowhere."""
+        asked = [entry[: self._size].ljust(self._placing.size, b"\0") for entry in entries]
+        place = self._placing.offsets["place"]
+        return [struct.unpack_from("=I", answer, place)[0] for answer in _run(self._control[0], asked, self._placing.size)]
+
+    def _entry(self, key: bytes, record: bytes) -> bytes | None:
+        at = self._begin(record)
+        flow = self._table[at : at + self._size] if at >= 0 else b""
+        return flow + record if flow[self._key] == key else None
+
+    def _begin(self, record: bytes) -> int:
+        """Where in the table the record's flow begins; negative: nowhere."""
+        return (int(struct.unpack_from("=I", record, RECORD.offsets["place"])[0]) - 1) * self._size
+
+
+def _run(program: Program, asked: Sequence[bytes], size: int) -> Iterator[bytes]:
+    room = FRAME // size
+    for at in range(0, len(asked), room):
+        _, after, _ = program.run(b"".join(asked[at : at + room]))
+        yield from (after[start : start + size] for start in range(0, len(after), size))

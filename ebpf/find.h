@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Where in flows4 and flows6 a tuple's flow lies: open addressing over an array, written by control.c alone.
+ *
+ * A tuple has a home, and its flow lies there or in one of the next REACH places. Two places of three are free at most times, so
+ * it nearly always lies at home: one look at one cache line (IPv4), where the kernel's hash map takes a bucket, the element's
+ * head and its value, one after the other. A foreign tuple costs one line as well, unless its home has a reach.
+ *
+ * No secret goes into the home: only authenticated principals bring flows into the table, and the way to one is bounded.
+ *
+ * A place is taken in the order: fields, reach of the home, kind. It is left in the order kind, key, reach, and stays empty for
+ * QUARANTINE, in which every program that has found the flow before has long ended.
+ */
+#ifndef CHAINRELAY_FIND_H
+#define CHAINRELAY_FIND_H
+
+#include "parse.h"
+
+#ifndef HOMES
+#error "HOMES, the number of homes in each table, is given by the compiler's command line (xdp_compile.py)"
+#endif
+
+/* The map calls, each program's own: bcc rewrites them, and sees the main file alone. */
+INLINE struct flow4 *flow4_at(__u32 place);
+INLINE struct flow6 *flow6_at(__u32 place);
+
+/* Odd numbers without a pattern: 2^64 by the golden ratio, and by the square root of 2. */
+#define MIX_A 0x9e3779b97f4a7c15ULL
+#define MIX_B 0xb504f333f9de6485ULL
+
+INLINE __u64 mixed(__u64 sum, __u64 more)
+{
+	sum = (sum ^ more) * MIX_A;
+	return sum ^ sum >> 32;
+}
+
+/* The upper half of the product, scaled to the table: all bits of the tuple are in it. */
+INLINE __u32 scaled(__u64 sum)
+{
+	return ((sum * MIX_B >> 32) * HOMES) >> 32;
+}
+
+INLINE __u64 ports(__u16 source_be16, __u16 destination_be16)
+{
+	return (__u64)source_be16 << 16 | destination_be16;
+}
+
+INLINE __u32 home4(const struct tuple4 *key)
+{
+	__u64 sum = mixed(0, (__u64)key->source_be32 << 32 | key->destination_be32);
+
+	return scaled(mixed(sum, ports(key->source_port_be16, key->destination_port_be16)));
+}
+
+INLINE __u32 home6(const struct tuple6 *key)
+{
+	__u64 sum = ports(key->source_port_be16, key->destination_port_be16);
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++)
+		sum = mixed(sum, (__u64)key->source_be32[i] << 32 | key->destination_be32[i]);
+	return scaled(sum);
+}
+
+INLINE bool same4(const struct tuple4 *a, const struct tuple4 *b)
+{
+	return !((a->source_be32 ^ b->source_be32) | (a->destination_be32 ^ b->destination_be32) |
+		 (a->source_port_be16 ^ b->source_port_be16) | (a->destination_port_be16 ^ b->destination_port_be16));
+}
+
+INLINE bool same6(const struct tuple6 *a, const struct tuple6 *b)
+{
+	__u32 differs = (a->source_port_be16 ^ b->source_port_be16) | (a->destination_port_be16 ^ b->destination_port_be16);
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++)
+		differs |= (a->source_be32[i] ^ b->source_be32[i]) | (a->destination_be32[i] ^ b->destination_be32[i]);
+	return !differs;
+}
+
+/* The flow that `key` names, or a null pointer. Of a place that is just being left the kind may be FREE. */
+INLINE struct flow4 *find4(const struct tuple4 *key)
+{
+	__u32 home = home4(key);
+	struct flow4 *flow = flow4_at(home);
+
+	if (!flow || same4(&flow->key, key))
+		return flow;
+
+	__u32 reach = flow->state.reach;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 1; i <= REACH && i <= reach; i++) {
+		BARRIER(i); /* counted up as it stands here: counted down from `reach`, each number is new to the verifier */
+		flow = flow4_at(home + i);
+		if (flow && same4(&flow->key, key))
+			return flow;
+	}
+	return 0;
+}
+
+INLINE struct flow6 *find6(const struct tuple6 *key)
+{
+	__u32 home = home6(key);
+	struct flow6 *flow = flow6_at(home);
+
+	if (!flow || same6(&flow->key, key))
+		return flow;
+
+	__u32 reach = flow->state.reach;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 1; i <= REACH && i <= reach; i++) {
+		BARRIER(i); /* counted up as it stands here: counted down from `reach`, each number is new to the verifier */
+		flow = flow6_at(home + i);
+		if (flow && same6(&flow->key, key))
+			return flow;
+	}
+	return 0;
+}
+
+#endif
