@@ -9,15 +9,7 @@ version=${1:-}
 dist=$(realpath -m "${2:-dist}")
 
 needed=(build-essential debhelper dh-apparmor dh-python fakeroot pybuild-plugin-pyproject python3-all python3-setuptools python3-cryptography python3-cbor2)
-missing=()
-for package in "${needed[@]}"; do
-    [ "$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null)" = "install ok installed" ] || missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "deb: apt-get install ${missing[*]}"
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+packaging/install.sh deb "${needed[@]}"
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -6,14 +6,7 @@ unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 cd "$(dirname "$0")/.."
 
 needed=(lintian piuparts autopkgtest reprotest faketime disorderfs apparmor man-db debootstrap systemd-container openssh-client zstd)
-missing=()
-for package in "${needed[@]}"; do
-    [ "$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null)" = "install ok installed" ] || missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-    echo "check-deb: apt-get install ${missing[*]}"
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-fi
+packaging/install.sh check-deb "${needed[@]}"
 
 rm -rf dist
 packaging/build-deb.sh

@@ -11,24 +11,12 @@ packages=(python3-venv python3-bpfcc linux-libc-dev python3-nftables python3-pyr
 services() {
     [ ! -d /run/systemd/system ] || systemctl list-unit-files --no-legend nginx.service coturn.service danted.service | cut -d' ' -f1 | sort || true
 }
-missing=()
-for package in "${packages[@]}"; do
-    [ "$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null)" = "install ok installed" ] || missing+=("$package")
+[ -z "${BENCH:-}" ] || before=$(services)
+packaging/install.sh setup "${packages[@]}"
+# Debian starts a daemon with its package; the benchmark runs its own, in namespaces
+for service in $([ -z "${BENCH:-}" ] || comm -13 <(echo "$before") <(services)); do
+    systemctl disable --quiet --now "$service"
 done
-if [ ${#missing[@]} -gt 0 ]; then
-    if [ "$(id -u)" != 0 ]; then
-        echo "setup: needs root to install: ${missing[*]}" >&2
-        exit 1
-    fi
-    echo "setup: apt-get install ${missing[*]}"
-    apt-get update -qq
-    [ -z "${BENCH:-}" ] || before=$(services)
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    # Debian starts a daemon with its package; the benchmark runs its own, in namespaces
-    for service in $([ -z "${BENCH:-}" ] || comm -13 <(echo "$before") <(services)); do
-        systemctl disable --quiet --now "$service"
-    done
-fi
 
 if [ ! -e /etc/hosts ]; then # a minimal host may lack it; localhost is a name that the tests use
     echo "setup: /etc/hosts with localhost"
