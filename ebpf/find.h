@@ -24,6 +24,28 @@
 INLINE struct flow4 *flow4_at(__u32 place);
 INLINE struct flow6 *flow6_at(__u32 place);
 
+INLINE struct tuple4 tuple4_of(const struct iphdr *ip, const struct udphdr *udp)
+{
+	struct tuple4 tuple = {};
+
+	tuple.source_be32 = ip->saddr;
+	tuple.destination_be32 = ip->daddr;
+	tuple.source_port_be16 = udp->source;
+	tuple.destination_port_be16 = udp->dest;
+	return tuple;
+}
+
+INLINE struct tuple6 tuple6_of(const struct ipv6hdr *ip, const struct udphdr *udp)
+{
+	struct tuple6 tuple = {};
+
+	__builtin_memcpy(tuple.source_be32, &ip->saddr, sizeof(tuple.source_be32));
+	__builtin_memcpy(tuple.destination_be32, &ip->daddr, sizeof(tuple.destination_be32));
+	tuple.source_port_be16 = udp->source;
+	tuple.destination_port_be16 = udp->dest;
+	return tuple;
+}
+
 /* Odd numbers without a pattern: 2^64 by the golden ratio, and by the square root of 2. */
 #define MIX_A 0x9e3779b97f4a7c15ULL
 #define MIX_B 0xb504f333f9de6485ULL

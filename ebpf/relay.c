@@ -70,13 +70,7 @@ INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 leng
 	if (verdict)
 		return verdict;
 
-	struct tuple4 key = {};
-
-	key.source_be32 = ip->saddr;
-	key.destination_be32 = ip->daddr;
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
+	struct tuple4 key = tuple4_of(ip, udp);
 	struct flow4 *flow = find4(&key);
 
 	if (!flow || flow->state.kind == FREE)
@@ -122,13 +116,7 @@ INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 le
 	if (verdict)
 		return verdict;
 
-	struct tuple6 key = {};
-
-	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
-	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
+	struct tuple6 key = tuple6_of(ip, udp);
 	struct flow6 *flow = find6(&key);
 
 	if (!flow || flow->state.kind == FREE)

@@ -11,7 +11,7 @@
  */
 #include "aead.h"
 #include "count.h"
-#include "find.h"
+#include "datagram.h"
 #include "sealed.h"
 #include "window.h"
 
@@ -194,144 +194,76 @@ INLINE enum verdict open_text(struct xdp_md *context, struct job *job, __u64 cou
 	return fresh ? CONTINUE : REPLAYED;
 }
 
-/* The text into the frame and the sum over it, header and pseudo-header (`addresses`: their new sum). */
-INLINE void write_opened(struct xdp_md *context, struct job *job, struct udphdr *udp, __u64 addresses, __u16 source_port_be16,
-			 __u16 destination_port_be16)
+INLINE void datagram_count(struct datagram *datagram, int family)
 {
-	__u64 text = text_length(job->scratch), sum;
-	__u16 check;
+	if (family == 4)
+		count_flow4(datagram->flow4, &datagram->key4, datagram->length);
+	else
+		count_flow6(datagram->flow6, &datagram->key6, datagram->length);
+}
 
-	sum = sum_octets(job->scratch->text, text);
-	udp->source = source_port_be16;
-	udp->dest = destination_port_be16;
-	udp->len = BE16(text + sizeof(*udp));
-	sum += (__u64)udp->source + udp->dest + udp->len;
-	check = ~checksum_fold(sum + checksum_pseudo(addresses, udp));
-	udp->check = check ? check : 0xffff;
+INLINE struct record *datagram_record(const struct datagram *datagram, int family)
+{
+	return family == 4 ? record4_of(&datagram->key4) : record6_of(&datagram->key6);
+}
+
+/* The text into the frame, behind its UDP header. */
+INLINE void write_opened(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
+{
+	__u64 text = text_length(job->scratch);
+
+	datagram_rewrite_udp(datagram, family, text, sum_octets(job->scratch->text, text));
 	if (text)
-		bpf_xdp_store_bytes(context, job->at + sizeof(*udp), job->scratch->text, text);
+		bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), job->scratch->text, text);
 }
 
-INLINE enum verdict open4(struct xdp_md *context)
+INLINE enum verdict open(struct xdp_md *context, int family)
 {
-	struct frame frame;
-	struct iphdr *ip;
-	struct udphdr *udp;
-	__u32 length, *words;
-	struct tuple4 key = {};
+	struct datagram datagram = {};
 	struct job job = {};
 	__u64 counter;
 
-	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) ||
-	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
-		return SEALED_GONE;
-	key.source_be32 = ip->saddr;
-	key.destination_be32 = ip->daddr;
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
-	struct flow4 *flow = find4(&key);
-	struct record *record = record4_of(&key);
-
-	if (!flow || !record || flow->state.kind != OPEN)
+	if (!datagram_find(context, family, &datagram))
 		return SEALED_GONE;
 
-	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
+	const struct state *state = datagram_state(&datagram, family);
+	struct record *record = datagram_record(&datagram, family);
+
+	if (!record || state->kind != OPEN)
+		return SEALED_GONE;
+
+	enum verdict verdict = sealed_admit(&datagram.frame, state, datagram_ttl(&datagram, family));
 
 	if (verdict)
 		return verdict;
 
-	__u32 index = flow->state.hop;
+	__u32 index = state->hop, length = datagram.length, headers = IP_HEADER(family) + sizeof(struct udphdr), *words;
 	struct hop *hop = hops.lookup(&index);
 
 	if (!hop || !hop->ifindex)
 		return SEALED_NO_NEXT_HOP;
-	words = (void *)(udp + 1);
-	if ((void *)(words + 3) > frame.end || length < sizeof(*ip) + sizeof(*udp) + SEALED_OVERHEAD)
-		return SEALED_TOO_SHORT;
-	if (length - SEALED_OVERHEAD > hop->mtu || length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD > SEALED_LONGEST)
-		return SEALED_TOO_LARGE;
-	verdict = judge(record, words, &job, &counter);
-	if (verdict)
-		return verdict;
-	job.at = sizeof(struct ethhdr) + sizeof(*ip);
-	job.scratch = own_scratch();
-	if (!job.scratch)
-		return SEALED_GONE;
-	job.scratch->length = length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD;
-	verdict = open_text(context, &job, counter);
-	if (verdict)
-		return verdict;
-
-	__u64 old = checksum_addresses4(&key), new = checksum_addresses4(&flow->leaves);
-	__u16 shorter_be16 = BE16(length - SEALED_OVERHEAD);
-
-	write_opened(context, &job, udp, new, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
-	rewrite_ipv4(ip, &flow->leaves, checksum_difference(old + ip->tot_len, new + shorter_be16));
-	ip->tot_len = shorter_be16;
-	redirect(&frame, hop);
-	count_flow4(flow, &key, length);
-	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
-}
-
-INLINE enum verdict open6(struct xdp_md *context)
-{
-	struct frame frame;
-	struct ipv6hdr *ip;
-	struct udphdr *udp;
-	__u32 length, *words;
-	struct tuple6 key = {};
-	struct job job = {};
-	__u64 counter;
-
-	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) ||
-	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
-		return SEALED_GONE;
-	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
-	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
-	struct flow6 *flow = find6(&key);
-	struct record *record = record6_of(&key);
-
-	if (!flow || !record || flow->state.kind != OPEN)
-		return SEALED_GONE;
-
-	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
-
-	if (verdict)
-		return verdict;
-
-	__u32 index = flow->state.hop;
-	struct hop *hop = hops.lookup(&index);
-
-	if (!hop || !hop->ifindex)
-		return SEALED_NO_NEXT_HOP;
-	if (!udp->check)
+	if (family == 6 && !datagram.udp->check)
 		return SEALED_NO_CHECKSUM;
-	words = (void *)(udp + 1);
-	if ((void *)(words + 3) > frame.end || length < sizeof(*ip) + sizeof(*udp) + SEALED_OVERHEAD)
+	words = (void *)(datagram.udp + 1);
+	if ((void *)(words + 3) > datagram.frame.end || length < headers + SEALED_OVERHEAD)
 		return SEALED_TOO_SHORT;
-	if (length - SEALED_OVERHEAD > hop->mtu || length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD > SEALED_LONGEST)
+	if (length - SEALED_OVERHEAD > hop->mtu || length - headers - SEALED_OVERHEAD > SEALED_LONGEST)
 		return SEALED_TOO_LARGE;
 	verdict = judge(record, words, &job, &counter);
 	if (verdict)
 		return verdict;
-	job.at = sizeof(struct ethhdr) + sizeof(*ip);
+	job.at = sizeof(struct ethhdr) + IP_HEADER(family);
 	job.scratch = own_scratch();
 	if (!job.scratch)
 		return SEALED_GONE;
-	job.scratch->length = length - sizeof(*ip) - sizeof(*udp) - SEALED_OVERHEAD;
+	job.scratch->length = length - headers - SEALED_OVERHEAD;
 	verdict = open_text(context, &job, counter);
 	if (verdict)
 		return verdict;
-	write_opened(context, &job, udp, checksum_addresses6(&flow->leaves), flow->leaves.source_port_be16,
-		     flow->leaves.destination_port_be16);
-	rewrite_ipv6(ip, &flow->leaves);
-	ip->payload_len = BE16(length - sizeof(*ip) - SEALED_OVERHEAD);
-	redirect(&frame, hop);
-	count_flow6(flow, &key, length);
+	write_opened(context, family, &job, &datagram);
+	datagram_rewrite_ip(&datagram, family, length - SEALED_OVERHEAD);
+	redirect(&datagram.frame, hop);
+	datagram_count(&datagram, family);
 	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
 }
 
@@ -400,21 +332,13 @@ INLINE enum verdict seal_text(struct job *job, __u32 key_be32)
 }
 
 /* The sealed datagram into the frame, behind its UDP header. */
-INLINE void write_sealed(struct xdp_md *context, struct job *job, struct udphdr *udp, __u64 addresses, __u16 source_port_be16,
-			 __u16 destination_port_be16)
+INLINE void write_sealed(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
 {
-	__u64 sealed = text_length(job->scratch) + SEALED_OVERHEAD, sum;
+	__u64 sealed = text_length(job->scratch) + SEALED_OVERHEAD;
 	__u8 *from = (void *)job->scratch->header;
-	__u16 check;
 
-	sum = sum_octets(from, sealed);
-	udp->source = source_port_be16;
-	udp->dest = destination_port_be16;
-	udp->len = BE16(sealed + sizeof(*udp));
-	sum += (__u64)udp->source + udp->dest + udp->len;
-	check = ~checksum_fold(sum + checksum_pseudo(addresses, udp));
-	udp->check = check ? check : 0xffff;
-	bpf_xdp_store_bytes(context, job->at + sizeof(*udp), from, sealed);
+	datagram_rewrite_udp(datagram, family, sealed, sum_octets(from, sealed));
+	bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), from, sealed);
 }
 
 /* The headers to the frame's new beginning, SEALED_OVERHEAD lower; word by word and upwards, since the two places overlap. */
@@ -428,148 +352,55 @@ INLINE void move_headers(void *to, __u32 length)
 		low[i] = high[i];
 }
 
-INLINE enum verdict seal4(struct xdp_md *context)
+INLINE enum verdict seal(struct xdp_md *context, int family)
 {
-	struct frame frame;
-	struct iphdr *ip;
-	struct udphdr *udp;
-	__u32 length;
-	struct tuple4 key = {};
+	struct datagram datagram = {};
 	struct job job = {};
 
-	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) ||
-	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
-		return SEALED_GONE;
-	key.source_be32 = ip->saddr;
-	key.destination_be32 = ip->daddr;
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
-	struct flow4 *flow = find4(&key);
-	struct record *record = record4_of(&key);
-
-	if (!flow || !record || flow->state.kind != SEAL)
+	if (!datagram_find(context, family, &datagram))
 		return SEALED_GONE;
 
-	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->ttl);
+	const struct state *state = datagram_state(&datagram, family);
+	struct record *record = datagram_record(&datagram, family);
+
+	if (!record || state->kind != SEAL)
+		return SEALED_GONE;
+
+	enum verdict verdict = sealed_admit(&datagram.frame, state, datagram_ttl(&datagram, family));
 
 	if (verdict)
 		return verdict;
 
-	__u32 index = flow->state.hop, key_be32 = record->key_be32;
+	__u32 index = state->hop, key_be32 = record->key_be32, length = datagram.length;
 	struct hop *hop = hops.lookup(&index);
 
 	if (!hop || !hop->ifindex)
 		return SEALED_NO_NEXT_HOP;
-	job.at = sizeof(struct ethhdr) + sizeof(*ip);
-	job.scratch = own_scratch();
-	if (!job.scratch)
-		return SEALED_GONE;
-	job.scratch->length = length - sizeof(*ip) - sizeof(*udp);
-	job.seal = find_key(record, key_be32);
-	if (!job.seal)
-		return UNKNOWN_KEY;
-	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
-		return may_answer(job.seal) ? SEALED_TO(SLOT_ANSWER4) : SEALED_TOO_LARGE;
-
-	__u64 old = checksum_addresses4(&key), new = checksum_addresses4(&flow->leaves);
-
-	verdict = take_text(context, &job, udp, old);
-	if (verdict)
-		return verdict;
-	if (bpf_xdp_adjust_head(context, -SEALED_OVERHEAD))
-		return SEALED_NO_ROOM;
-
-	struct ethhdr *ethernet = (void *)(long)context->data;
-
-	ip = (void *)(ethernet + 1);
-	udp = (void *)(ip + 1);
-	if ((void *)(udp + 1) + SEALED_OVERHEAD > (void *)(long)context->data_end)
-		return SEALED_NO_ROOM;
-	move_headers(ethernet, sizeof(*ethernet) + sizeof(*ip) + sizeof(*udp));
-	verdict = seal_text(&job, key_be32 | BE32(record->component));
-	if (verdict)
-		return verdict;
-
-	__u16 longer_be16 = BE16(length + SEALED_OVERHEAD);
-
-	write_sealed(context, &job, udp, new, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
-	rewrite_ipv4(ip, &flow->leaves, checksum_difference(old + ip->tot_len, new + longer_be16));
-	ip->tot_len = longer_be16;
-	frame.ethernet = ethernet;
-	redirect(&frame, hop);
-	count_flow4(flow, &key, length);
-	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
-}
-
-INLINE enum verdict seal6(struct xdp_md *context)
-{
-	struct frame frame;
-	struct ipv6hdr *ip;
-	struct udphdr *udp;
-	__u32 length;
-	struct tuple6 key = {};
-	struct job job = {};
-
-	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) ||
-	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
-		return SEALED_GONE;
-	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
-	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
-	struct flow6 *flow = find6(&key);
-	struct record *record = record6_of(&key);
-
-	if (!flow || !record || flow->state.kind != SEAL)
-		return SEALED_GONE;
-
-	enum verdict verdict = sealed_admit(&frame, &flow->state, ip->hop_limit);
-
-	if (verdict)
-		return verdict;
-
-	__u32 index = flow->state.hop, key_be32 = record->key_be32;
-	struct hop *hop = hops.lookup(&index);
-
-	if (!hop || !hop->ifindex)
-		return SEALED_NO_NEXT_HOP;
-	if (!udp->check)
+	if (family == 6 && !datagram.udp->check)
 		return SEALED_NO_CHECKSUM;
-	job.at = sizeof(struct ethhdr) + sizeof(*ip);
+	job.at = sizeof(struct ethhdr) + IP_HEADER(family);
 	job.scratch = own_scratch();
 	if (!job.scratch)
 		return SEALED_GONE;
-	job.scratch->length = length - sizeof(*ip) - sizeof(*udp);
+	job.scratch->length = length - IP_HEADER(family) - sizeof(struct udphdr);
 	job.seal = find_key(record, key_be32);
 	if (!job.seal)
 		return UNKNOWN_KEY;
 	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
-		return may_answer(job.seal) ? SEALED_TO(SLOT_ANSWER6) : SEALED_TOO_LARGE;
-	verdict = take_text(context, &job, udp, checksum_addresses6(&key));
+		return may_answer(job.seal) ? SEALED_TO(family == 4 ? SLOT_ANSWER4 : SLOT_ANSWER6) : SEALED_TOO_LARGE;
+	verdict = take_text(context, &job, datagram.udp, datagram_old(&datagram, family));
 	if (verdict)
 		return verdict;
-	if (bpf_xdp_adjust_head(context, -SEALED_OVERHEAD))
+	if (bpf_xdp_adjust_head(context, -SEALED_OVERHEAD) || !datagram_moved(context, family, &datagram, SEALED_OVERHEAD))
 		return SEALED_NO_ROOM;
-
-	struct ethhdr *ethernet = (void *)(long)context->data;
-
-	ip = (void *)(ethernet + 1);
-	udp = (void *)(ip + 1);
-	if ((void *)(udp + 1) + SEALED_OVERHEAD > (void *)(long)context->data_end)
-		return SEALED_NO_ROOM;
-	move_headers(ethernet, sizeof(*ethernet) + sizeof(*ip) + sizeof(*udp));
+	move_headers(datagram.frame.ethernet, sizeof(struct ethhdr) + IP_HEADER(family) + sizeof(struct udphdr));
 	verdict = seal_text(&job, key_be32 | BE32(record->component));
 	if (verdict)
 		return verdict;
-	write_sealed(context, &job, udp, checksum_addresses6(&flow->leaves), flow->leaves.source_port_be16,
-		     flow->leaves.destination_port_be16);
-	rewrite_ipv6(ip, &flow->leaves);
-	ip->payload_len = BE16(length - sizeof(*ip) + SEALED_OVERHEAD);
-	frame.ethernet = ethernet;
-	redirect(&frame, hop);
-	count_flow6(flow, &key, length);
+	write_sealed(context, family, &job, &datagram);
+	datagram_rewrite_ip(&datagram, family, length + SEALED_OVERHEAD);
+	redirect(&datagram.frame, hop);
+	datagram_count(&datagram, family);
 	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
 }
 
@@ -584,20 +415,20 @@ INLINE int sealed_or_answered(struct xdp_md *context, enum verdict verdict)
 
 int chainrelay_open4(struct xdp_md *context)
 {
-	return finish(open4(context));
+	return finish(open(context, 4));
 }
 
 int chainrelay_open6(struct xdp_md *context)
 {
-	return finish(open6(context));
+	return finish(open(context, 6));
 }
 
 int chainrelay_seal4(struct xdp_md *context)
 {
-	return sealed_or_answered(context, seal4(context));
+	return sealed_or_answered(context, seal(context, 4));
 }
 
 int chainrelay_seal6(struct xdp_md *context)
 {
-	return sealed_or_answered(context, seal6(context));
+	return sealed_or_answered(context, seal(context, 6));
 }

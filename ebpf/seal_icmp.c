@@ -7,7 +7,7 @@
  * the MTU of the error change by what sealing adds, so the path MTU toward the client is what the server learns, less 28, and
  * the other way round; the quoted sum is left out (0), since it is one over octets that the receiver has not sent.
  */
-#include "find.h"
+#include "datagram.h"
 #include "icmp.h"
 #include "sealed.h"
 
@@ -189,43 +189,8 @@ INLINE void turn_ethernet(struct ethhdr *to, const struct ethhdr *from)
 	to->h_proto = from->h_proto;
 }
 
-INLINE enum verdict answer4(struct xdp_md *context)
+INLINE void write_answer4(struct iphdr *ip, struct error4 *error, const struct tuple4 *key, __u32 mtu)
 {
-	struct frame frame;
-	struct iphdr *ip;
-	struct udphdr *udp;
-	__u32 length, mtu;
-	struct tuple4 key = {};
-
-	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) ||
-	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
-		return SEALED_GONE;
-	key.source_be32 = ip->saddr;
-	key.destination_be32 = ip->daddr;
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
-	struct flow4 *flow = find4(&key);
-
-	if (!flow || flow->state.kind != SEAL)
-		return SEALED_GONE;
-
-	__u32 index = flow->state.hop;
-	struct hop *hop = hops.lookup(&index);
-
-	if (!hop || !hop->ifindex)
-		return SEALED_NO_NEXT_HOP;
-	mtu = largest(hop, sizeof(*ip) + sizeof(*udp));
-	if (bpf_xdp_adjust_head(context, -(int)(sizeof(*ip) + sizeof(struct icmp))))
-		return SEALED_NO_ROOM;
-
-	struct ethhdr *ethernet = (void *)(long)context->data;
-	struct error4 *error = (void *)(ethernet + 1) + sizeof(*ip);
-
-	ip = (void *)(ethernet + 1);
-	if ((void *)(error + 1) > (void *)(long)context->data_end)
-		return SEALED_NO_ROOM;
-	turn_ethernet(ethernet, (void *)ethernet + sizeof(*ip) + sizeof(struct icmp));
 	error->icmp.type = DESTINATION_UNREACHABLE;
 	error->icmp.code = FRAG_NEEDED;
 	error->icmp.check = 0;
@@ -239,64 +204,50 @@ INLINE enum verdict answer4(struct xdp_md *context)
 	ip->ttl = ANSWER_TTL;
 	ip->protocol = PROTOCOL_ICMP4;
 	ip->check = 0;
-	ip->saddr = key.destination_be32;
-	ip->daddr = key.source_be32;
+	ip->saddr = key->destination_be32;
+	ip->daddr = key->source_be32;
 	ip->check = ~checksum_fold(checksum_words((void *)ip, sizeof(*ip) / 4));
-	bpf_redirect(frame.ifindex, 0);
-	return trim(context, sizeof(*ip) + sizeof(*error)) ? SEALED_ANSWERED : SEALED_NO_ROOM;
 }
 
-INLINE enum verdict answer6(struct xdp_md *context)
+INLINE void write_answer6(struct ipv6hdr *ip, struct error6 *error, const struct tuple6 *key, __u32 mtu)
 {
-	struct frame frame;
-	struct ipv6hdr *ip;
-	struct udphdr *udp;
-	__u32 length, mtu;
-	struct tuple6 key = {};
-
-	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) ||
-	    parse_udp(&frame, ip + 1, length - sizeof(*ip), &udp))
-		return SEALED_GONE;
-	__builtin_memcpy(key.source_be32, &ip->saddr, sizeof(key.source_be32));
-	__builtin_memcpy(key.destination_be32, &ip->daddr, sizeof(key.destination_be32));
-	key.source_port_be16 = udp->source;
-	key.destination_port_be16 = udp->dest;
-
-	struct flow6 *flow = find6(&key);
-
-	if (!flow || flow->state.kind != SEAL)
-		return SEALED_GONE;
-
-	__u32 index = flow->state.hop;
-	struct hop *hop = hops.lookup(&index);
-
-	if (!hop || !hop->ifindex)
-		return SEALED_NO_NEXT_HOP;
-	mtu = largest(hop, sizeof(*ip) + sizeof(*udp));
-	if (mtu < SMALLEST_MTU6)
-		mtu = SMALLEST_MTU6;
-	if (bpf_xdp_adjust_head(context, -(int)(sizeof(*ip) + sizeof(struct icmp))))
-		return SEALED_NO_ROOM;
-
-	struct ethhdr *ethernet = (void *)(long)context->data;
-	struct error6 *error = (void *)(ethernet + 1) + sizeof(*ip);
-
-	ip = (void *)(ethernet + 1);
-	if ((void *)(error + 1) > (void *)(long)context->data_end)
-		return SEALED_NO_ROOM;
-	turn_ethernet(ethernet, (void *)ethernet + sizeof(*ip) + sizeof(struct icmp));
 	error->icmp.type = PACKET_TOO_BIG6;
 	error->icmp.code = 0;
-	error->icmp.rest = BE32(mtu);
+	error->icmp.rest = BE32(mtu < SMALLEST_MTU6 ? SMALLEST_MTU6 : mtu);
 	*(__u32 *)ip = BE32(0x60000000);
 	ip->payload_len = BE16(sizeof(*error));
 	ip->nexthdr = PROTOCOL_ICMP6;
 	ip->hop_limit = ANSWER_TTL;
-	rewrite_ipv6_address(&ip->saddr, key.destination_be32);
-	rewrite_ipv6_address(&ip->daddr, key.source_be32);
+	rewrite_ipv6_address(&ip->saddr, key->destination_be32);
+	rewrite_ipv6_address(&ip->daddr, key->source_be32);
 	sum_icmp6(ip, error);
-	bpf_redirect(frame.ifindex, 0);
-	return trim(context, sizeof(*ip) + sizeof(*error)) ? SEALED_ANSWERED : SEALED_NO_ROOM;
+}
+
+INLINE enum verdict answer(struct xdp_md *context, int family)
+{
+	struct datagram datagram = {};
+
+	if (!datagram_find(context, family, &datagram) || datagram_state(&datagram, family)->kind != SEAL)
+		return SEALED_GONE;
+
+	__u32 index = datagram_state(&datagram, family)->hop, error = family == 4 ? sizeof(struct error4) : sizeof(struct error6);
+	int more = IP_HEADER(family) + sizeof(struct icmp);
+	struct hop *hop = hops.lookup(&index);
+
+	if (!hop || !hop->ifindex)
+		return SEALED_NO_NEXT_HOP;
+
+	__u32 mtu = largest(hop, IP_HEADER(family) + sizeof(struct udphdr));
+
+	if (bpf_xdp_adjust_head(context, -more) || !datagram_moved(context, family, &datagram, error - sizeof(struct udphdr)))
+		return SEALED_NO_ROOM;
+	turn_ethernet(datagram.frame.ethernet, (void *)datagram.frame.ethernet + more);
+	if (family == 4)
+		write_answer4(datagram.ip4, (void *)datagram.udp, &datagram.key4, mtu);
+	else
+		write_answer6(datagram.ip6, (void *)datagram.udp, &datagram.key6, mtu);
+	bpf_redirect(datagram.frame.ifindex, 0);
+	return trim(context, IP_HEADER(family) + error) ? SEALED_ANSWERED : SEALED_NO_ROOM;
 }
 
 int chainrelay_error4(struct xdp_md *context)
@@ -311,10 +262,10 @@ int chainrelay_error6(struct xdp_md *context)
 
 int chainrelay_answer4(struct xdp_md *context)
 {
-	return finish(answer4(context));
+	return finish(answer(context, 4));
 }
 
 int chainrelay_answer6(struct xdp_md *context)
 {
-	return finish(answer6(context));
+	return finish(answer(context, 6));
 }
