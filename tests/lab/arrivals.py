@@ -28,10 +28,10 @@ TABLE: Final = "arrivals"
 
 
 class Arrivals:
-    """Of what comes from `source` to UDP port `port` at `end`, while the block lasts."""
+    """Of what comes from `source` to UDP port `port` at `end`, while the block lasts; with `drop` no socket gets any of it."""
 
-    def __init__(self, end: End, source: Endpoint, port: int) -> None:
-        self._end = end
+    def __init__(self, end: End, source: Endpoint, port: int, *, drop: bool = False) -> None:
+        self._end, self._verdict = end, "drop" if drop else ""
         family = "ip" if source.family == 4 else "ip6"
         self._match = f"{family} saddr {source.address} udp sport {source.port} udp dport {port}"
         self._filter = f"udp and src port {source.port} and dst port {port}"
@@ -39,7 +39,7 @@ class Arrivals:
         self._pcap, self._log = Path(self._folder.name, "packets.pcap"), Path(self._folder.name, "log")
 
     def __enter__(self) -> Self:
-        rule = f"type filter hook prerouting priority raw; {self._match} counter\n"
+        rule = f"type filter hook prerouting priority raw; {self._match} counter {self._verdict}\n"
         self._end.host.run(["nft", "-f", "-"], stdin=f"table inet {TABLE} {{\n chain arrived {{\n  {rule} }}\n}}\n")
         with self._log.open("wb") as log, self._pcap.open("wb") as pcap:
             self._tcpdump = self._end.host.popen(

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from chainrelay.client import direct
 from chainrelay.errors import Code, Refusal
@@ -168,6 +168,8 @@ class RelayedLeg:
         self._lease = wanted.lease
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self.later: Callable[[Coroutine[Any, Any, None]], None] | None = None
+        """Who goes on with what `close` has left undone."""
 
     @property
     def id(self) -> bytes:
@@ -225,14 +227,17 @@ class RelayedLeg:
         self._wake.set()
 
     async def close(self) -> tuple[HopCounters, ...]:
-        """CLOSE; the last counters. A chain that does not answer is left to its leases, and then they are empty."""
+        """CLOSE; the last counters. They are empty when the chain does not answer: then CLOSE is said again as long as its leases
+        last, where there is somebody to do so (`later`)."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
         try:
             return (await self._ask(Close(self.id), Closed, ASK_TIMEOUT)).counters
-        except Refusal:
+        except Refusal as refusal:
+            if refusal.code in PASSING and self.later is not None:
+                self.later(self._close_later())
             return ()
 
     # ----------------------------------------------------------------------------
@@ -252,6 +257,21 @@ class RelayedLeg:
                 await asyncio.shield(self._forget())  # the chain may have it although we don't
             raise
         self._opened, self._lease = opened, opened.lease
+
+    async def _close_later(self) -> None:
+        """A relay was away: until it is back, or has let go of the session by itself."""
+        pause = RENEW_RETRY
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lease):
+                while True:
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, RECONNECT_LAST)
+                    try:
+                        await self._ask(Close(self.id), Closed, ASK_TIMEOUT)
+                    except Refusal as refusal:
+                        if refusal.code in PASSING:
+                            continue
+                    return
 
     async def _forget(self) -> None:
         with contextlib.suppress(Refusal):

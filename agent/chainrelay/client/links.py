@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from collections.abc import Coroutine
+from typing import Any
 
 from chainrelay.client.leg import RelayedLeg
 from chainrelay.errors import Code, Refusal
@@ -22,6 +24,7 @@ class Link:
         self.neighbour = Neighbour(me, hop, lambda: peers.current_key(hop.peer), Purpose.CLIENT_HOP)
         self.neighbour.on_lost = self._lost
         self._legs: weakref.WeakSet[RelayedLeg] = weakref.WeakSet()
+        self._undone: set[asyncio.Task[None]] = set()
 
     async def addresses(self) -> tuple[Address, Address]:
         """Our own address on the link, where P1 lies, and the relay's. Connects if need be. Raises Refusal."""
@@ -32,8 +35,21 @@ class Link:
         return local, remote
 
     def carries(self, leg: RelayedLeg) -> None:
-        """This leg wants to know when the link was lost."""
+        """This leg wants to know when the link was lost, and may leave a CLOSE to be said again."""
         self._legs.add(leg)
+        leg.later = self._later
+
+    async def close(self) -> None:
+        """The link, and what is still to be said on it."""
+        for task in self._undone:
+            task.cancel()
+        await asyncio.gather(*self._undone, return_exceptions=True)
+        await self.neighbour.close()
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._undone.add(task)
+        task.add_done_callback(self._undone.discard)
 
     def _lost(self) -> None:
         for leg in self._legs:
@@ -59,5 +75,5 @@ class Links:
     async def close(self) -> None:
         """Close every link; there will be no others."""
         self._closed = True
-        await asyncio.gather(*(link.neighbour.close() for link in self._links.values()))
+        await asyncio.gather(*(link.close() for link in self._links.values()))
         self._links.clear()

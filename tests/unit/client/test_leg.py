@@ -287,3 +287,38 @@ def test_a_direct_leg_does_not_change_its_family() -> None:
         assert leg.exit == P1
 
     run(scenario())
+
+
+def test_a_close_that_nobody_heard_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until somebody does, in the hands of whoever keeps the link; what is refused for good is not."""
+    monkeypatch.setattr(leg_module, "RENEW_RETRY", 0.01)
+
+    async def scenario() -> None:
+        for say, times in (([Code.NEXT_HOP_UNREACHABLE] * 3, 4), ([Code.NEXT_HOP_TIMEOUT, Code.UNKNOWN_SESSION], 2)):
+            script = Script()
+            leg, kept = RelayedLeg(script, wanted(), lambda _opened: None), set[asyncio.Task[None]]()
+            leg.later = lambda work, kept=kept: kept.add(asyncio.ensure_future(work))
+            await leg.open()
+            script.say[Close] = [Refusal(code, "away") for code in say]
+            assert await leg.close() == ()
+            await asyncio.gather(*kept)
+            assert [type(each) for each in script.asked].count(Close) == times
+
+    run(scenario())
+
+
+def test_a_close_is_not_said_for_longer_than_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leg_module, "RENEW_RETRY", 0.01)
+
+    async def scenario() -> None:
+        script = Script(lease=1)
+        leg, kept = RelayedLeg(script, wanted(), lambda _opened: None), set[asyncio.Task[None]]()
+        leg.later = lambda work: kept.add(asyncio.ensure_future(work))
+        await leg.open()
+        script.say[Close] = [Refusal(Code.NEXT_HOP_UNREACHABLE, "away")] * 10_000
+        await leg.close()
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*kept)
+        assert 0.9 < asyncio.get_running_loop().time() - began < 3
+
+    run(scenario())

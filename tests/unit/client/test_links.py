@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from chainrelay.client.leg import RelayedLeg
 from chainrelay.client.links import Links
 from chainrelay.errors import Code, Refusal
 from chainrelay.session.events import NextHop
@@ -15,6 +16,7 @@ from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.keys import PairKey
 from chainrelay.wire.messages import Close
 from unit.client.fake_relay import run
+from unit.client.test_leg import wanted
 
 NOBODY = NextHop("fw1", Endpoint(IPv4Address("127.0.0.1"), 9))
 PEERS = PeerTable((PeerRow("fw1", Kind.RELAY, (PairKey("a", bytes(range(32))),)),))
@@ -74,5 +76,26 @@ def test_after_its_end_nobody_waits_for_an_answer_that_can_not_come() -> None:
                 await link.addresses()
         with pytest.raises(Refusal, match="the client was closed"):
             links.to(NOBODY)
+
+    run(scenario())
+
+
+def test_what_is_still_to_be_said_ends_with_the_link() -> None:
+    async def scenario() -> None:
+        links, ended = Links("alice", PEERS), asyncio.Event()
+
+        async def work() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+        leg = RelayedLeg(links.to(NOBODY).neighbour, wanted(), lambda _opened: None)
+        links.to(NOBODY).carries(leg)
+        assert leg.later is not None
+        leg.later(work())
+        await asyncio.sleep(0)
+        await links.close()
+        assert ended.is_set()
 
     run(scenario())
