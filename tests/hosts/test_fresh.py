@@ -93,7 +93,7 @@ def types(host: Booted, command: str, timeout: float = PATIENCE) -> str:
     """As somebody at its terminal would, who answers every question of apt's with yes; what came out."""
     line = command.replace("apt install", "apt install -y")
     done = host.run(["bash", "-c", f"cd {CLONE} && exec 2>&1 && {line}"], check=False, timeout=timeout)
-    print(f"$ {command}\n{done.stdout[-2000:]}")
+    print(f"$ {command}\n{done.stdout}")
     assert done.returncode == 0, f"{command}: {done.stdout[-5000:]}"
     return done.stdout
 
