@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from chainrelay.wire.endpoint import Endpoint
 from hosts import packages
 from hosts.system import System
+from hosts.traffic import Ends
 from lab import wait
 from lab.configuration import Configuration
 from lab.row import links_for
@@ -49,10 +50,10 @@ class Outcomes:
 
 
 class Appliances:
-    """The row. Every host runs the packages of `version`; `xdp` is as in agent.toml."""
+    """The row. Every host runs the packages of `version`; `xdp` is as in agent.toml; `sealed`: sessions are (Call)."""
 
-    def __init__(self, site: Site, hops: int = 2, version: str = packages.NEW, xdp: str = "off") -> None:
-        self.site, self.xdp = site, xdp
+    def __init__(self, site: Site, hops: int = 2, version: str = packages.NEW, xdp: str = "off", *, sealed: bool = False) -> None:
+        self.site, self.xdp, self.sealed = site, xdp, sealed
         with ExitStack() as stack:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="appliances-")))
             self.row = stack.enter_context(site.row(hops, **links_for(xdp)))
@@ -153,17 +154,22 @@ def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 class Call:
-    """A session that the packages' own command holds open: `offer` on the server, `open` on the client."""
+    """A session that the packages' own command holds open: `offer` on the server, `open` on the client, sealed `forward`."""
 
     def __init__(self, row: Appliances, port: int = 5004) -> None:
         self._offer = row.server.popen(
             ["chainrelay", "offer", "--listen", str(row.control), "--port", str(port), "--json"], stdout=subprocess.PIPE
         )
         assert next_line(self._offer)["event"] == "listening"
-        self._open = row.client.popen(["chainrelay", "open", str(row.control), "--json"], stdout=subprocess.PIPE)
+        verb = ["forward", "0", str(row.control), "--seal"] if row.sealed else ["open", str(row.control)]
+        self._open = row.client.popen(["chainrelay", *verb, "--json"], stdout=subprocess.PIPE)
         said = next_line(self._open)
+        if row.sealed:
+            assert said["event"] == "forward"
+            said = next_line(self._open)
         self.id = str(said["session"])
-        self.local, self.entry, self.exit, self.peer = (Endpoint.parse(said[name]) for name in ("local", "entry", "exit", "peer"))
+        local, entry, exit_, peer = (Endpoint.parse(said[name]) for name in ("local", "entry", "exit", "peer"))
+        self.ends = Ends(local, entry, exit_, peer, row.sealed)
 
     def close(self) -> dict[str, Any]:
         """Ctrl-C at the client; returns what the hops counted."""

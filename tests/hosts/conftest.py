@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT), append=False)
     if WHOLE:
         return
-    spared = [item for item in slow if parameter(item, "row") == "xdp" or item.get_closest_marker("containers")]
+    spared = [item for item in slow if parameter(item, "row") in {"xdp", "sealed"} or item.get_closest_marker("containers")]
     items[:] = [item for item in items if item not in spared]
     config.hook.pytest_deselected(items=spared)
 
@@ -60,13 +60,14 @@ def hosts(request: pytest.FixtureRequest, repository: Repository) -> Iterator[Si
         yield made
 
 
-@pytest.fixture(scope="module", params=["nftables", pytest.param("xdp", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["nftables", *(pytest.param(each, marks=pytest.mark.long) for each in ("xdp", "sealed"))])
 def row(request: pytest.FixtureRequest, hosts: Site) -> Iterator[Appliances]:
     """Client, two firewalls, server with the older version on them; what carries UDP is the parameter."""
-    with Appliances(hosts, version=OLD, xdp="auto" if request.param == "xdp" else "off") as made:
+    fast, sealed = request.param != "nftables", request.param == "sealed"
+    with Appliances(hosts, version=OLD, xdp="auto" if fast else "off", sealed=sealed) as made:
         for firewall in made.firewalls:
             state = fast_path(firewall)
-            assert bool(state["layout"]) is (request.param == "xdp"), state
+            assert bool(state["layout"]) is fast, state
         yield made
 
 

@@ -1,6 +1,7 @@
 """Numbered datagrams through a session, fast enough to fall into any gap, counted by the kernel behind the last relay's exit.
 
-The sender is a program on the client, at P1; a silent one on the server holds P6, so that no refusal (ICMP) comes back.
+The sender is a program at P1, and a silent one on the server holds P6, so that no refusal (ICMP) comes back. Of a sealed session the
+server sends and the last relay seals: its work is looked at, not a library's.
 """
 
 from __future__ import annotations
@@ -84,20 +85,34 @@ class Outcome:
         )
 
 
+@dataclass(frozen=True)
+class Ends:
+    """A session's four that the ends know."""
+
+    local: Endpoint
+    entry: Endpoint
+    exit: Endpoint
+    peer: Endpoint
+    sealed: bool
+
+
 class Traffic:
     """Runs from entering to leaving the block; then `outcome` is there."""
 
-    def __init__(
-        self, client: End, server: End, local: Endpoint, entry: Endpoint, exit_: Endpoint, peer: Endpoint, rate: float = RATE
-    ) -> None:
-        self._client, self._server, self._peer = client.host, server.host, peer
-        self._sending = [*_ends(local), *_ends(entry), str(rate)]
-        self._arrivals = Arrivals(server, exit_, peer.port)
+    def __init__(self, client: End, server: End, ends: Ends, rate: float = RATE) -> None:
+        self._ends = ends
+        self._from, self._to = (server.host, client.host) if ends.sealed else (client.host, server.host)
+        here, there = (ends.peer, ends.exit) if ends.sealed else (ends.local, ends.entry)
+        self._sending = [*_ends(here), *_ends(there), str(rate)]
+        if ends.sealed:
+            self._arrivals = Arrivals(client, ends.entry, ends.local.port, drop=True)
+        else:
+            self._arrivals = Arrivals(server, ends.exit, ends.peer.port)
 
     def __enter__(self) -> Self:
-        self._sink = _program(self._server, SINK, _ends(self._peer))
+        self._sink = None if self._ends.sealed else _program(self._to, SINK, _ends(self._ends.peer))
         self._arrivals.__enter__()
-        self._sender = _program(self._client, SENDER, self._sending)
+        self._sender = _program(self._from, SENDER, self._sending)
         self._start = time.monotonic()
         return self
 
@@ -112,7 +127,8 @@ class Traffic:
             self.outcome = Outcome(told["sent"], arrived, told["seconds"], self._arrivals.longest_gap(), told["pause"])
         finally:
             self._arrivals.__exit__()
-            _end(self._sink)
+            if self._sink is not None:
+                _end(self._sink)
         if told["errors"]:
             raise AssertionError(f"sending failed: {told['errors']}")
 
