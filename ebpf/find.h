@@ -2,8 +2,8 @@
 /*
  * Where in flows4 and flows6 a tuple's flow lies: open addressing over an array, written by control.c alone.
  *
- * A tuple has a home, and its flow lies there or in one of the next REACH places. Two places of three are free at most times, so
- * it nearly always lies at home: one look at one cache line (IPv4), where the kernel's hash map takes a bucket, the element's
+ * A tuple has a home, and its flow lies there or in one of the next REACH places. Half of all places are free in a full table, so
+ * it mostly lies at home: one look at one cache line (IPv4), where the kernel's hash map takes a bucket, the element's
  * head and its value, one after the other. A foreign tuple costs one line as well, unless its home has a reach.
  *
  * No secret goes into the home: only authenticated principals bring flows into the table, and the way to one is bounded.
