@@ -116,11 +116,10 @@ def test_no_datagram_is_lost(carried: Chain, ordeal: Callable[[Chain], None]) ->
         entry, exit_ = call.session.entry, call.session.exit
         before = carried_so_far(chain, call) if fast else []
         if call.session.sealed:
-            arrivals = Arrivals(chain.row.client_end, entry, call.session.local.port, drop=True)
-            flood = Flood(call.far, exit_, RATE)
+            arrivals, sending = Arrivals(chain.row.client_end, entry, call.session.local.port, drop=True), (call.far, exit_)
         else:
-            arrivals, flood = Arrivals(chain.row.server_end, exit_, SERVICE), Flood(call.near, entry, RATE)
-        with arrivals, flood:
+            arrivals, sending = Arrivals(chain.row.server_end, exit_, SERVICE), (call.near, entry)
+        with arrivals, Flood(*sending, RATE) as flood:
             ordeal(chain)
             sent = flood.stop()
             arrived, gap = arrivals.settles(sent), arrivals.longest_gap()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from chainrelay.errors import Code, Refusal
+from chainrelay.limits import FAST_PATH_SESSIONS
 from e2e.chain import Chain
 from lab.fastpath import Pins
 from lab.relays import Agent
@@ -75,7 +76,7 @@ def test_what_is_told_of_it(fast: Chain) -> None:
         state = agent.fast_path()
         told = agent.run("--print-datapath").stdout
     assert {name: each["mode"] for name, each in state["interfaces"].items()} == {"to-client": "native", "to-fw2": "native"}
-    assert (state["wanted"], state["sessions"], state["entries"], state["room"]) == ("native", 1, 2, 131_072)
+    assert (state["wanted"], state["sessions"], state["entries"], state["room"]) == ("native", 1, 2, 2 * FAST_PATH_SESSIONS)
     assert f"to-client: native, program {state['interfaces']['to-client']['program']}\n" in told
     assert f"forwarded: {state['verdicts']['forwarded']}\n" in told + "\n"
     assert agent.log().count("fast path (native): to-client native, to-fw2 native") == 1
