@@ -13,13 +13,14 @@ lacking() {
     done
 }
 
-[ -n "$(lacking "$@")" ] || exit 0
-if [ "$(id -u)" != 0 ]; then
+if [ "$(id -u)" = 0 ]; then
+    # also when nothing seems to be missing: while dpkg runs, not all of its tools know what it has installed so far
+    exec 9>/run/lock/chainrelay-install
+    flock 9
+elif [ -n "$(lacking "$@")" ]; then
     echo "$who: needs root to install: $(lacking "$@" | xargs)" >&2
     exit 1
 fi
-exec 9>/run/lock/chainrelay-install
-flock 9
 mapfile -t missing < <(lacking "$@")
 [ ${#missing[@]} -gt 0 ] || exit 0
 echo "$who: apt-get install ${missing[*]}"
