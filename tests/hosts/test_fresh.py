@@ -61,8 +61,9 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     tree.close()
 
 
-def test_make_demo(host: Booted) -> None:
-    said = types(host, steps("Try it")[0])
+@pytest.mark.parametrize("more", ["", " SEAL=1", " WAY=iterative SEAL=1"])
+def test_make_demo(host: Booted, more: str) -> None:
+    said = types(host, steps("Try it")[0] + more)
     assert said.rstrip().endswith("demo: ok"), said[-3000:]
 
 
