@@ -26,7 +26,7 @@ BPF_TABLE("hash", struct tuple4, struct record, records4, 1);
 BPF_TABLE("hash", struct tuple6, struct record, records6, 1);
 BPF_TABLE("hash", struct seal_key, struct seal, seals, 1);
 
-/* What stands before it is written before what follows, for other CPUs as well: x86 keeps that order, the compiler must. */
+/* What stands before it is written before what follows, for other CPUs as well: x86 keeps that order (xdp_compile.py refuses others), the compiler must. */
 #define IN_ORDER() asm volatile("" ::: "memory")
 
 INLINE struct flow4 *flow4_at(__u32 place)
@@ -39,7 +39,7 @@ INLINE struct flow6 *flow6_at(__u32 place)
 	return flows6.lookup(&place);
 }
 
-/* Jiffies follow CLOCK_MONOTONIC. At most a tick too early, never too late. */
+/* Jiffies follow CLOCK_MONOTONIC. Up to two ticks too early (one rounded off, one that the coarse clock is behind), never too late. */
 INLINE __u64 ticks_of(__u64 lease_ns)
 {
 	__u64 now_ns = bpf_ktime_get_ns();
@@ -169,11 +169,15 @@ INLINE void leave(struct state *state)
 
 INLINE void renew(struct state *state, struct record *record, __u64 lease_ns, __u16 hop, __u32 arrives_on, const __u8 *arrives_at)
 {
+	record->lease_ns = lease_ns;
+	if (!lease_ns) { /* the rest stays: a datagram that was admitted just now is still on its way */
+		state->lease_ticks = 0;
+		return;
+	}
 	state->hop = hop;
 	state->arrives_on = arrives_on;
 	__builtin_memcpy(state->arrives_at, arrives_at, ETH_ALEN);
 	state->lease_ticks = ticks_of(lease_ns);
-	record->lease_ns = lease_ns;
 }
 
 INLINE void tell(const struct count *own, struct record *record, __u64 *packets, __u64 *octets)

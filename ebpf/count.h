@@ -14,8 +14,9 @@ INLINE struct record *record4_of(const struct tuple4 *key);
 INLINE struct record *record6_of(const struct tuple6 *key);
 
 /*
- * Exact whichever CPUs carry a session: the first one that forwards a datagram of it owns the count beside the flow and needs no
- * lock there, since a program is not interrupted by another on its CPU; all others add to the record's. True for the owner.
+ * Exact whichever CPUs carry a session, but for what is under way on another one while the flow is being removed: the first that
+ * forwards a datagram of it owns the count beside the flow and needs no lock there, since a program is not interrupted by another on
+ * its CPU; all others add to the record's. True for the owner.
  *
  * The datagram that makes an owner counts in the record: should two CPUs have been first at the same time, the later store stands.
  */

@@ -8,6 +8,8 @@
  *
  * No secret goes into the home: only authenticated principals bring flows into the table, and the way to one is bounded.
  *
+ * Where home is belongs to the pinned layout (test_table.py knows some): other arithmetic here raises LAYOUT_VERSION.
+ *
  * A place is taken in the order: fields, reach of the home, kind. It is left in the order kind, key, reach, and stays empty for
  * QUARANTINE, in which every program that has found the flow before has long ended.
  */

@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-#define LAYOUT_VERSION 3
+#define LAYOUT_VERSION 4
 
 /* A datagram's tuple: the key as it arrives, or the tuple with which it leaves. */
 struct tuple4 {
@@ -30,7 +30,7 @@ struct tuple6 {
 
 /* What both families know of one direction of a session. */
 struct state {
-	__u64 lease_ticks;  /* jiffies; from then on the datagrams go up, where the rules' own lease has ended too. FREE: since when */
+	__u64 lease_ticks;  /* jiffies; from then on the datagrams go up, where the rules' own lease ends up to two ticks later. FREE: since when */
 	__u32 arrives_on;   /* ifindex; from another interface the datagram goes up, so that rp_filter has its say */
 	__u8 arrives_at[6]; /* that interface's MAC; a frame for another station goes up and is dropped there */
 	__u16 hop;          /* index into `hops` */
@@ -64,7 +64,7 @@ struct flow6 {
 	struct count own;
 };
 
-#define REACH 31            /* places behind its home in which a flow may lie */
+#define REACH 63            /* places behind its home in which a flow may lie */
 
 /* What forwarding does not need, by the same key in records4 and records6. */
 struct record {

@@ -12,7 +12,7 @@
  * What belongs to a sealed session goes on in a program of its own (seal.c, seal_icmp.c) by tail call, and never up.
  *
  * Licence: BSD-2-Clause or GPL-2.0 at your choice (the helpers used need no GPL); the rest of the project is Apache-2.0.
- * Compiled by agent/chainrelay/privileged/xdp_load.py, which defines CPUS, how many the machine can have.
+ * Compiled by agent/chainrelay/privileged/xdp_load.py; xdp_compile.py gives HOMES and TICK_NS on the command line.
  */
 #include "count.h"
 #include "find.h"

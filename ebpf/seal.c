@@ -371,7 +371,7 @@ INLINE enum verdict seal(struct xdp_md *context, int family)
 	if (verdict)
 		return verdict;
 
-	__u32 index = state->hop, key_be32 = record->key_be32, length = datagram.length;
+	__u32 index = state->hop, key_be32 = record->key_be32, component_be32 = BE32(record->component), length = datagram.length;
 	struct hop *hop = hops.lookup(&index);
 
 	if (!hop || !hop->ifindex)
@@ -394,7 +394,7 @@ INLINE enum verdict seal(struct xdp_md *context, int family)
 	if (bpf_xdp_adjust_head(context, -SEALED_OVERHEAD) || !datagram_moved(context, family, &datagram, SEALED_OVERHEAD))
 		return SEALED_NO_ROOM;
 	move_headers(datagram.frame.ethernet, sizeof(struct ethhdr) + IP_HEADER(family) + sizeof(struct udphdr));
-	verdict = seal_text(&job, key_be32 | BE32(record->component));
+	verdict = seal_text(&job, key_be32 | component_be32);
 	if (verdict)
 		return verdict;
 	write_sealed(context, family, &job, &datagram);

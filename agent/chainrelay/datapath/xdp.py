@@ -44,6 +44,9 @@ class FastKernel(Protocol):
     def entries(self) -> Iterable[tuple[bytes, bytes]]:
         """All entries of both families."""
 
+    def sweep(self) -> None:
+        """Remove what an operation that did not come to its end has left."""
+
     def seals(self) -> bool:
         """Whether the sealing programs are in their places."""
 
@@ -68,7 +71,8 @@ class XdpBackend:
         self._keys = Keys(kernel)
 
     def setup(self) -> None:
-        """Clear away entries whose lease has ended, by which the program forwards nothing any more, and keys without a flow."""
+        """Clear away entries whose lease has ended (the program forwards nothing by them), halves of entries, and keys without a flow."""
+        self._kernel.sweep()
         now = self._kernel.now_ns()
         used = set()
         for key, value in list(self._kernel.entries()):
@@ -117,6 +121,7 @@ class XdpBackend:
         """Remove every entry and wipe every key; the program stays and passes everything up."""
         for key, _ in list(self._kernel.entries()):
             self._kernel.take(key)
+        self._kernel.sweep()
         self._keys.keep_only(set())
 
     def close(self) -> None:
@@ -255,6 +260,8 @@ class XdpBackend:
         key = key_of(flow.source, flow.destination)
         found = self._own(key, flow)
         if found is None:
+            if self._kernel.lookup(key) is None:
+                self._kernel.take(key)  # half an entry, if anything
             return None
         closed = self._kernel.renew([renewal_of(key, Way(flow.source.address), 0, 0)])[0]
         taken = self._kernel.take(key)

@@ -17,7 +17,7 @@ from chainrelay.limits import SEAL_TEXT
 if TYPE_CHECKING:
     from collections.abc import Mapping as Dictionary
 
-LAYOUT_VERSION: Final = 3
+LAYOUT_VERSION: Final = 4
 
 Value = int | bytes
 
@@ -157,7 +157,7 @@ FLOW6: Final = Layout(
     ("padding_end", "12s"),
     *COUNT.inside("own"),
 )
-REACH: Final = 31  # places behind its home in which a flow may lie
+REACH: Final = 63  # places behind its home in which a flow may lie
 HOMES_PER_FLOW: Final = 2  # so half of a full table is empty, and a flow lies at home or close by
 RECORD: Final = Layout(
     "record",

@@ -29,7 +29,7 @@ MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, PROG_LOAD = 0, 1, 2, 3, 5
 OBJ_PIN, OBJ_GET = 6, 7
 PROG_TEST_RUN, PROG_GET_FD_BY_ID, OBJ_GET_INFO, BTF_LOAD = 10, 13, 15, 18
 MAP_LOOKUP_AND_DELETE, MAP_LOOKUP_BATCH = 21, 24
-ANY, NOEXIST, EXIST = 0, 1, 2
+ANY, NOEXIST, EXIST, LOCKED = 0, 1, 2, 4
 F_NO_PREALLOC: Final = 1
 F_MMAPABLE: Final = 1024
 BATCH: Final = 4096  # entries per system call while a map is listed
@@ -148,7 +148,7 @@ class Map(Object):
         return room.raw
 
     def update(self, key: bytes, value: bytes, flags: int = ANY) -> None:
-        """Write an entry: ANY, NOEXIST or EXIST. A full hash map raises OSError(E2BIG)."""
+        """Write an entry: ANY, NOEXIST or EXIST; with LOCKED in place, under the value's lock. A full hash map raises OSError(E2BIG)."""
         given = ctypes.create_string_buffer(key, self.key_size)
         content = ctypes.create_string_buffer(value, len(value))
         _bpf(
@@ -190,11 +190,7 @@ class Map(Object):
             )
             count, ended = self._batch(attributes)
             begun = True
-            for number in range(count):
-                yield (
-                    keys.raw[number * self.key_size : (number + 1) * self.key_size],
-                    values.raw[number * self.value_size : (number + 1) * self.value_size],
-                )
+            yield from zip(_cut(keys, count, self.key_size), _cut(values, count, self.value_size), strict=True)
 
     def _batch(self, attributes: bytes) -> tuple[int, bool]:
         buffer = ctypes.create_string_buffer(attributes, len(attributes))
@@ -203,6 +199,11 @@ class Map(Object):
         if number not in {0, errno.ENOENT}:
             raise OSError(number, os.strerror(number), self.name)
         return struct.unpack_from("=I", buffer.raw, 32)[0], number == errno.ENOENT
+
+
+def _cut(buffer: ctypes.Array[ctypes.c_char], count: int, size: int) -> list[bytes]:
+    octets = buffer.raw[: count * size]
+    return [octets[at : at + size] for at in range(0, len(octets), size)]
 
 
 class Refused(OSError):

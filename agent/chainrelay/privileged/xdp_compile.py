@@ -9,6 +9,7 @@ for them, the UAPI headers come from linux-libc-dev. What clang and the verifier
 from __future__ import annotations
 
 import os
+import platform
 import struct
 import sys
 import sysconfig
@@ -40,6 +41,7 @@ SEALING: Final = {
 """The programs that relay.c calls for sealed sessions, named as their places in the map `programs`."""
 WITH_LLVM: Final = frozenset({"seal.c"})  # all time there goes into arithmetic
 PRINT_CODE: Final = 1  # bcc.DEBUG_LLVM_IR: to standard output
+MACHINES: Final = ("x86_64",)  # find.h's tables rely on its order of stores, and the layouts on its byte order
 NO_CACHE: Final = CodeCache(None, "")
 LOAD_IMMEDIATE, MAP_DESCRIPTOR = 0x18, 1  # BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD (linux/bpf.h)
 
@@ -92,8 +94,8 @@ def compile_symbolic(
     """Instructions by name; in them -1 stands for the first of `maps`, -2 for the second … Raises DatapathError."""
     os.environ["BCC_KERNEL_SOURCE"] = str(source / "shim")
     places = {name: -place for place, name in enumerate(maps, 1)}
-    if sys.byteorder != "little":
-        raise DatapathError("the fast path's programs are written for little-endian machines")
+    if platform.machine() not in MACHINES:
+        raise DatapathError(f"the fast path is made for {', '.join(MACHINES)}; on {platform.machine()} the rules carry all datagrams")
     try:
         from bcc import BPF
         from bcc.libbcc import lib

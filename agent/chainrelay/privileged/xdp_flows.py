@@ -2,7 +2,8 @@
 
 Where in the table a flow lies is the control program's affair: it alone writes there. What happens here is the order: a record
 first, since it says that the tuple is taken and how many there may be, then the place; a flow leaves its place before its record
-goes. So what a process that died has left halfway is a record without a place, which the next insertion takes over.
+goes. So what a process that died has left halfway is a record without a place: the next insertion of the same tuple takes it over,
+`sweep` removes it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ FRAME: Final = 3000  # octets of records in one control run: a test run's frame 
 
 
 class Flows:
-    """The flows of family 4 or 6 whose maps and programs are pinned in a folder. All methods raise OSError when the kernel refuses."""
+    """The flows of family 4 or 6 whose maps and programs are pinned in a folder. All methods raise OSError when the kernel refuses; an
+    insertion then leaves nothing behind."""
 
     def __init__(self, folder: Path, family: int) -> None:
         flow, self._placing, self._renewal = (FLOW4, PLACING4, RENEWAL4) if family == 4 else (FLOW6, PLACING6, RENEWAL6)
@@ -43,20 +45,21 @@ class Flows:
 
     def insert(self, key: bytes, entry: bytes) -> bool:
         """Add a flow with its record; False when the tuple is taken. Raises DatapathError, `full` when there is no room."""
-        added = self._add_record(key, entry)
-        if added and not self._place([entry])[0]:
-            self._records.delete(key)
+        if not self._add_record(key, entry):
+            return False
+        if not self._place([(key, entry)]):
             raise DatapathError(f"the fast path is full around one place ({self._records.name})", full=True)
-        return added
+        return True
 
     def insert_all(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
-        """Add many, in as few runs as it takes; how many were added. Of several with one key the last."""
-        added = [(key, entry) for key, entry in dict(entries).items() if self._add_record(key, entry)]
-        placed = self._place([entry for _, entry in added])
-        for (key, _), place in zip(added, placed, strict=True):
-            if not place:
-                self._records.delete(key)
-        return sum(map(bool, placed))
+        """Add many, in as few runs as it takes; how many were added. Of several with one key the last. Raises DatapathError, `full`, when
+        there is no room for all; those before are there."""
+        added: list[tuple[bytes, bytes]] = []
+        try:
+            added += ((key, entry) for key, entry in dict(entries).items() if self._add_record(key, entry))
+        finally:
+            placed = self._place(added)
+        return placed
 
     def lookup(self, key: bytes) -> bytes | None:
         """A flow with its record."""
@@ -78,6 +81,12 @@ class Flows:
     def renew(self, renewals: Sequence[bytes]) -> list[Renewed | None]:
         """Run the control program, in as many frames as it takes."""
         return [renewed_of(answer) for answer in _run(self._control[1], renewals, self._renewal.size)]
+
+    def sweep(self) -> None:
+        """Remove records without a place: what a process that died amid an insertion or a removal has left."""
+        for key, record in list(self._records.items()):
+            if self._entry(key, record) is None:
+                self._records.delete(key)
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """All flows with their records: none twice, those that come or go meanwhile perhaps."""
@@ -107,11 +116,19 @@ class Flows:
             raise DatapathError(why, full=full) from error
         return True
 
-    def _place(self, entries: Sequence[bytes]) -> list[int]:
-        """Where they lie from now on, 0: nowhere."""
-        asked = [entry[: self._size].ljust(self._placing.size, b"\0") for entry in entries]
-        place = self._placing.offsets["place"]
-        return [struct.unpack_from("=I", answer, place)[0] for answer in _run(self._control[0], asked, self._placing.size)]
+    def _place(self, recorded: Sequence[tuple[bytes, bytes]]) -> int:
+        """How many have found a place; the records of all others go."""
+        asked = [entry[: self._size].ljust(self._placing.size, b"\0") for _, entry in recorded]
+        at = self._placing.offsets["place"]
+        homeless = {key: None for key, _ in recorded}
+        try:
+            for number, answer in enumerate(_run(self._control[0], asked, self._placing.size)):
+                if struct.unpack_from("=I", answer, at)[0]:
+                    del homeless[recorded[number][0]]
+        finally:
+            for key in homeless:
+                self._records.delete(key)
+        return len(recorded) - len(homeless)
 
     def _entry(self, key: bytes, record: bytes) -> bytes | None:
         at = self._begin(record)

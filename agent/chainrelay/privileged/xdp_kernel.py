@@ -11,7 +11,8 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -99,6 +100,14 @@ def run_loader(options: FastPathOptions) -> dict[str, Any]:
     return report
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DatapathError(f"fast path, {error.filename or 'maps'}: {error.strerror}") from error
+
+
 class XdpKernel:
     """The `FastKernel` of datapath/xdp.py over pinned maps."""
 
@@ -128,6 +137,7 @@ class XdpKernel:
             self._neighbours.release(used, keep=addresses)
             return {address: self._neighbours.way(address) for address in addresses}
 
+    @_refusals()
     def insert(self, key: bytes, value: bytes) -> bool:
         """Add an entry; False when the key is taken."""
         if len(key) != SEAL_KEY.size:
@@ -142,22 +152,32 @@ class XdpKernel:
             raise DatapathError(why, full=full) from error
         return True
 
+    @_refusals()
     def lookup(self, key: bytes) -> bytes | None:
         """An entry."""
         return (self._seals if len(key) == SEAL_KEY.size else self._of(key)).lookup(key)
 
+    @_refusals()
     def take(self, key: bytes) -> bytes | None:
         """Delete an entry and return what it held."""
         return (self._seals if len(key) == SEAL_KEY.size else self._of(key)).take(key)
 
+    @_refusals()
     def renew(self, records: Sequence[bytes]) -> list[Renewed | None]:
         """Run the control program, in as many frames as it takes."""
         return self._flows[4 if len(records[0]) == RENEWAL4.size else 6].renew(records)
 
     def entries(self) -> Iterable[tuple[bytes, bytes]]:
         """All entries of both families."""
+        with _refusals():
+            for flows in self._flows.values():
+                yield from flows.items()
+
+    @_refusals()
+    def sweep(self) -> None:
+        """Remove what an operation that did not come to its end has left."""
         for flows in self._flows.values():
-            yield from flows.items()
+            flows.sweep()
 
     def seals(self) -> bool:
         """Whether every place has its program."""
@@ -165,8 +185,10 @@ class XdpKernel:
 
     def seal_entries(self) -> Iterable[tuple[bytes, bytes]]:
         """All entries of `seals`."""
-        return self._seals.items()
+        with _refusals():
+            yield from self._seals.items()
 
+    @_refusals()
     def end_keys(self, records: Sequence[bytes]) -> list[SealCounts | None]:
         """Run the control program for keys, in as many frames as it takes."""
         answers: list[SealCounts | None] = []
@@ -176,6 +198,7 @@ class XdpKernel:
             answers += [ended_of(after[start : start + ENDING.size]) for start in range(0, len(after), ENDING.size)]
         return answers
 
+    @_refusals()
     def verdicts(self) -> dict[Verdict, int]:
         """All CPUs together."""
         return read_verdicts(self._verdicts)

@@ -83,7 +83,9 @@ def load(options: argparse.Namespace) -> Report:
     if not report.reused:
         xdp_pins.publish(folder)
         xdp_pins.note_origin(folder, "" if report.no_sealing else origin)
+    xdp_pins.wipe_old(folder)
     for stale in xdp_pins.other_versions(pins):
+        xdp_pins.wipe_keys(stale)
         xdp_pins.forget(stale)
     return report
 
@@ -117,8 +119,8 @@ def unload(pins: Path, interfaces: Sequence[str]) -> Report:
     for name in interfaces or [name for _, name in socket.if_nameindex()]:
         _detach(pins, xdp_attach.interface_index(name))
         report.interfaces[name] = {"mode": "off", "why": "detached"}
-    xdp_pins.wipe_keys(xdp_pins.folder_of(pins))
     for version in [*xdp_pins.other_versions(pins), xdp_pins.folder_of(pins)]:
+        xdp_pins.wipe_keys(version)
         xdp_pins.forget(version)
     return report
 

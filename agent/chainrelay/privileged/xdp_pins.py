@@ -10,18 +10,19 @@ import ctypes
 import os
 import sys
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout, Slot, entries_of
-from chainrelay.datapath.xdp_seals import ending_of
 from chainrelay.errors import DatapathError
-from chainrelay.privileged.xdp_bpf import Map, Program
+from chainrelay.privileged.xdp_bpf import EXIST, LOCKED, Map, Program
 
 DEFAULT_PINS: Final = Path("/run/chainrelay/bpf")  # /sys/fs/bpf is root's, and hidden by `ip netns exec`
 SEALING: Final = tuple(slot.name.lower() for slot in Slot)
 PROGRAMS: Final = ("native", "generic", "place4", "place6", "renew4", "renew6", "end_keys", *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
+OLD: Final = "_old"  # a map that another one has replaced, with a number behind: keys are in it until `wipe_old`
 ORIGIN: Final = "made_of_"  # an empty folder whose name goes on with the fingerprint of what the programs were made of
 
 
@@ -68,13 +69,21 @@ def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
         for layout in MAPS:
             entries = entries_of(layout, flows, hops)
             if not _fits(folder / layout.name, layout, entries):
-                (folder / layout.name).unlink(missing_ok=True)
+                note_origin(folder, "")  # whatever happens from here on: the programs that are there know other maps
+                _put_aside(folder / layout.name, layout)
                 with Map.create(layout, entries) as created:
                     created.pin(folder / layout.name)
                 made.append(layout.name)
     except OSError as error:
         raise DatapathError(f"{folder}: {error.filename}: {error.strerror}; the maps need CAP_BPF and a writable bpffs") from error
     return made
+
+
+def _put_aside(path: Path, layout: MapLayout) -> None:
+    if layout.locked and path.exists():
+        path.rename(next(aside for number in count() if not (aside := path.with_name(f"{path.name}{OLD}{number}")).exists()))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _fits(path: Path, layout: MapLayout, entries: int) -> bool:
@@ -98,13 +107,30 @@ def fill_slots(folder: Path) -> None:
 
 
 def wipe_keys(folder: Path) -> None:
-    """Zeros in the place of every key of this version's `seals`, which is about to be removed."""
-    if not (folder / "seals").exists() or not (folder / "end_keys").exists():
-        return
-    with Map.open(folder / "seals") as seals, Program.open(folder / "end_keys") as program:
+    """Zeros in the place of every key of a version's `seals`, which no attached program uses any more and which is about to be removed."""
+    for path in [folder / "seals", *_old(folder)]:
+        if path.exists():
+            _wipe(path)
+
+
+def wipe_old(folder: Path) -> None:
+    """The same of maps that `ensure_maps` has replaced; their pins go."""
+    for path in _old(folder):
+        _wipe(path)
+        path.unlink()
+
+
+def _wipe(path: Path) -> None:
+    """Under the value's lock bpf(2) writes in place; a value that it replaces or deletes stays readable in freed memory."""
+    with Map.open(path) as seals:
         for key, _ in list(seals.items()):
-            program.run(ending_of(key, 1, wipe=True))
+            with suppress(FileNotFoundError):
+                seals.update(key, bytes(seals.value_size), EXIST | LOCKED)
             seals.delete(key)
+
+
+def _old(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"seals{OLD}*"))
 
 
 def our_programs(pins: Path) -> dict[int, Path]:

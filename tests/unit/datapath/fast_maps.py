@@ -50,6 +50,9 @@ class Maps:
         self.log.append("key -" if self._map(key) is self.sealing else "fast -")
         return self._map(key).pop(key, None)
 
+    def sweep(self) -> None:
+        self.log.append("fast swept")
+
     def seals(self) -> bool:
         return self.can_seal
 

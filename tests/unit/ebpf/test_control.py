@@ -64,8 +64,11 @@ def test_renewal_changes_lease_way_and_arrival_and_nothing_else(world: World, fa
 def test_a_closed_flow_forwards_nothing(world: World, family: int) -> None:
     case = CASES[family]["good"]
     key = key_of(case.flow.source, case.flow.destination)
-    renew(world, family, [renewal_of(key, case.arrives, case.hop, 0)])
+    before = held_of(world.flows[family].lookup(key) or b"")
+    renew(world, family, [renewal_of(key, replace(case.arrives, ifindex=7), NARROW, 0)])
     assert world.run(frames.octets(frames.datagram(case.flow)))[0] is Verdict.LEASE_ENDED
+    after = held_of(world.flows[family].lookup(key) or b"")
+    assert after == replace(before, lease_ns=0), "what was admitted a moment ago still goes where it was meant to"
 
 
 @FAMILIES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from chainrelay.datapath.xdp_entries import Way, held_of, key_of, value_of
 from chainrelay.datapath.xdp_layout import FLOW4, FLOW6, LAYOUT_VERSION, REACH, RECORD, Verdict, entries_of, homes_of
 from chainrelay.datapath.xdp_layout import MAPS as LAYOUTS
 from chainrelay.errors import DatapathError
-from chainrelay.privileged.xdp_bpf import Map
+from chainrelay.privileged.xdp_bpf import Map, Program
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 from unit.ebpf import frames
@@ -32,11 +33,13 @@ pytestmark = pytest.mark.root
 FAMILIES = pytest.mark.parametrize("family", [4, 6])
 QUARANTINE = 0.12  # seconds: control.c's, and a tick
 SMALL = 16
+HOMES = {4: [13356, 30652, 74725, 53675, 8911], 6: [14087, 3989, 119610, 119623, 110527]}  # of 131,072
 
 
 def flow_of(family: int, number: int) -> Flow:
     near, far = ("10.9.0.1", "10.9.0.2") if family == 4 else ("fd09::1", "fd09::2")
-    client, ours = Endpoint(ip_address(near), 1024 + number), Endpoint(ip_address(far), 7)
+    host, port = divmod(number, 60_000)
+    client, ours = Endpoint(ip_address(near) + 256 * host, 1024 + port), Endpoint(ip_address(far), 7)
     return Flow(Protocol.UDP, client, ours, ours.next(2), client.next(1))
 
 
@@ -156,6 +159,38 @@ def test_what_a_process_that_died_has_left_is_taken_over(world: World, family: i
 
 
 @FAMILIES
+def test_what_a_process_that_died_has_left_is_swept(world: World, family: int) -> None:
+    flow, other = entry_of(flow_of(family, 5)), entry_of(flow_of(family, 6))
+    assert world.flows[family].insert(*other)
+    with Map.open(world.folder / f"records{family}") as records:
+        before = len(list(records.items()))
+        records.update(flow[0], bytes(RECORD.size))
+        world.flows[family].sweep()
+        assert (records.lookup(flow[0]), len(list(records.items()))) == (None, before)
+    assert world.flows[family].lookup(other[0]) is not None
+    world.flows[family].take(other[0])
+
+
+@FAMILIES
+def test_a_refused_run_leaves_no_record(world: World, family: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may refuse the second step as well: no memory, a signal."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "no memory", "place")
+
+    key, value = entry_of(flow_of(family, 5))
+    with monkeypatch.context() as patched:
+        patched.setattr(Program, "run", refuse)
+        with pytest.raises(OSError, match="no memory"):
+            world.flows[family].insert(key, value)
+        with pytest.raises(OSError, match="no memory"):
+            world.flows[family].insert_all([(key, value), entry_of(flow_of(family, 6))])
+    with Map.open(world.folder / f"records{family}") as records:
+        assert records.lookup(key) is None
+        assert records.lookup(entry_of(flow_of(family, 6))[0]) is None
+
+
+@FAMILIES
 def test_a_tuple_of_zeros_is_no_empty_place(world: World, family: int) -> None:
     nobody = Endpoint(ip_address("0.0.0.0" if family == 4 else "::"), 0)
     datagram = frames.octets(frames.datagram(Flow(Protocol.UDP, nobody, nobody, nobody, nobody)))
@@ -171,6 +206,31 @@ def test_all_at_once_is_one_by_one(world: World, family: int) -> None:
         world.flows[family].take(entry_of(flow)[0])
 
 
+@FAMILIES
+def test_a_table_of_the_default_size_takes_what_it_is_made_for(world: World, family: int) -> None:
+    """To the last flow: places around a home are enough, however full it is elsewhere."""
+    room = world.flows[family].room - len(list(world.flows[family].items()))
+    flows = [entry_of(flow_of(family, number)) for number in range(room)]
+    assert (world.flows[family].insert_all(flows), len(flows)) == (room, room)
+    for key, _ in flows:
+        world.flows[family].take(key)
+
+
+@FAMILIES
+def test_homes_are_where_they_were(world: World, family: int) -> None:
+    """What is pinned was placed by these numbers. Others need another LAYOUT_VERSION."""
+    assert LAYOUT_VERSION == 4
+    places = RECORD.offsets["place"]
+    found = []
+    for number in range(0, 5000, 1000):
+        key, value = entry_of(flow_of(family, number))
+        world.flows[family].insert(key, value)
+        entry = world.flows[family].lookup(key) or b""
+        world.flows[family].take(key)
+        found.append(int.from_bytes(entry[len(value) - RECORD.size + places :][:4], sys.byteorder) - 1)
+    assert found == HOMES[family]
+
+
 def test_a_table_has_two_homes_a_flow_and_room_behind_the_last() -> None:
     table = next(layout for layout in LAYOUTS if layout.name == "flows4")
-    assert entries_of(table, 100, 8) == homes_of(100) + REACH == 231
+    assert entries_of(table, 100, 8) == homes_of(100) + REACH == 263

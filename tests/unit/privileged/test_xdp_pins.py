@@ -45,6 +45,64 @@ def test_maps_are_made_once_and_kept_while_the_size_stays(pins: Path) -> None:
         assert (records.entries, list(records.items())) == (128, [])
 
 
+def seal_keys(folder: Path) -> None:
+    with Map.open(folder / "seals") as seals:
+        for number in (1, 2):
+            seals.update(bytes([number]) * seals.key_size, b"\0\0\0\0" + b"secret" * ((seals.value_size - 4) // 6 + 1))
+
+
+@pytest.fixture
+def freed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the memory of every deleted value held at last."""
+    values: list[bytes] = []
+    delete = Map.delete
+
+    def watched(self: Map, key: bytes) -> bool:
+        values.append(self.lookup(key) or b"?")
+        return delete(self, key)
+
+    monkeypatch.setattr(Map, "delete", watched)
+    return values
+
+
+@pytest.mark.parametrize("what", ["resized", "another layout", "unloaded"])
+def test_keys_that_are_given_up_become_zeros_first(pins: Path, freed: list[bytes], what: str) -> None:
+    folder = pins / "v0" if what == "another layout" else xdp_pins.folder_of(pins)
+    xdp_pins.ensure_maps(folder, 64, 8)
+    seal_keys(folder)
+    if what == "resized":
+        xdp_pins.ensure_maps(folder, 128, 8)
+        seal_keys(folder)
+        xdp_pins.ensure_maps(folder, 256, 8)  # the loader before this one has not come to its end
+        seal_keys(folder)
+        xdp_pins.wipe_old(folder)
+        assert {path.name for path in folder.iterdir()} == {layout.name for layout in MAPS}
+        with Map.open(folder / "seals") as seals:
+            assert len(list(seals.items())) == 2, "those of the map in force stay"
+    else:
+        xdp_pins.wipe_keys(folder)
+    assert len(freed) == (4 if what == "resized" else 2)
+    assert all(value == bytes(len(value)) for value in freed)
+
+
+def test_whoever_replaces_a_map_says_first_that_the_programs_are_others(pins: Path) -> None:
+    """A loader that is killed right afterwards must not leave programs that its successor takes for those of the new maps."""
+    folder = xdp_pins.folder_of(pins)
+    xdp_pins.ensure_maps(folder, 64, 8)
+    for name in xdp_pins.PROGRAMS:
+        with Map.open(folder / "hops") as hops:
+            hops.pin(folder / name)
+    xdp_pins.note_origin(folder, "a" * 32)
+    assert xdp_pins.ensure_maps(folder, 64, 8) == []
+    assert xdp_pins.made_of(folder) == "a" * 32
+    (folder / "hops").unlink()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Map, "create", lambda *_: (_ for _ in ()).throw(OSError(1, "killed", "hops")))
+        with pytest.raises(DatapathError, match="killed"):
+            xdp_pins.ensure_maps(folder, 64, 8)
+    assert xdp_pins.made_of(folder) == ""
+
+
 def test_other_versions_are_found_and_forgotten(pins: Path) -> None:
     old = pins / "v0"
     xdp_pins.ensure_maps(old, 64, 8)
