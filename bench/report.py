@@ -23,8 +23,11 @@ RATIOS: Final = {
     "redirect_3hop_vs_1hop": (("redirect", 3, 1), ("redirect", 1, 1)),
     "redirect_2hop_vs_route": (("redirect", 2, 1), ("route", 2, 1)),
     "xdp_20k_vs_1": (("xdp", 2, 20_000), ("xdp", 2, 1)),
+    "redirect_20k_vs_1": (("redirect", 2, 20_000), ("redirect", 2, 1)),
     "xdp_200k_vs_1": (("xdp", 2, 200_000), ("xdp", 2, 1)),
+    "redirect_200k_vs_1": (("redirect", 2, 200_000), ("redirect", 2, 1)),
     "xdp_1m_vs_1": (("xdp", 2, 1_000_000), ("xdp", 2, 1)),
+    "redirect_1m_vs_1": (("redirect", 2, 1_000_000), ("redirect", 2, 1)),
     "nft_vs_static": (("nft", 2, 1), ("static", 2, 1)),
 }
 """Name: above, below; each row, hops, sessions; 64 octets."""
@@ -41,8 +44,6 @@ TARGETS: Final = {
     "nft_vs_static": 0.88,
 }
 """What each ratio is meant to reach; the table says which do not. Those of the bare redirect are what there is to reach."""
-SESSION_HOPS: Final = 2
-"""Relays in the rows with many sessions."""
 
 
 @dataclass
@@ -87,8 +88,6 @@ class Result:
     machine: str
     method: str
     cases: list[Case]
-    lines: dict[int, float] = field(default_factory=dict)
-    """Nanoseconds for one of so many cache lines (lines.py)."""
 
     def ratios(self) -> dict[str, Ratio]:
         """The figures that the targets are about, as far as they were measured."""
@@ -129,19 +128,6 @@ class Result:
             lines.append(f"| {row} | {each_way} | {adds[0]:.2f} / {adds[1]:.2f} |" if last > first else f"| {row} | {each_way} | |")
         return "\n".join(lines)
 
-    def sessions_table(self) -> str:
-        """What many sessions cost a relay of the fast path, beside what one cache line of as many costs here."""
-        cases = {each.sessions: each for each in self.cases if (each.row, each.hops, each.size) == ("xdp", SESSION_HOPS, 64)}
-        if not self.lines or 1 not in cases:
-            return ""
-        rows = ["| sessions | ns more than with one, each relay | one line at random of as many, ns |", "|---|---|---|"]
-        for sessions, each in cases.items():
-            if sessions > 1:
-                more = Ratio.of([1e9 / SESSION_HOPS] * len(each.delivered), each.delivered).median
-                more -= Ratio.of([1e9 / SESSION_HOPS] * len(each.delivered), cases[1].delivered).median
-                rows.append(f"| {sessions:,} | {more:,.0f} | {self.lines[SESSION_HOPS * sessions]:,.0f} |")
-        return "\n".join(rows)
-
     def json(self) -> str:
         """Everything."""
         ratios = {name: asdict(ratio) for name, ratio in self.ratios().items()}
@@ -149,7 +135,6 @@ class Result:
             "machine": self.machine,
             "method": self.method,
             "ratios": ratios,
-            "lines": self.lines,
             "cases": [asdict(each) for each in self.cases],
         }
         return json.dumps(whole, indent=1) + "\n"
@@ -176,8 +161,6 @@ def write(result: Result, folder: Path) -> None:
         *(f"![{title}]({name})" for name, title in figures.items()),
         f"| ratio (64 octets) | median of rounds | range | target | |\n|---|---|---|---|---|\n{ratios}",
         result.table(),
-        "A flow of the fast path is one cache line. All relays share one core, so there are as many lines as sessions times relays:",
-        result.sessions_table(),
         f"Latency of 64 octets, one datagram under way at a time:\n\n{result.latency_table()}",
         "All figures of this part: [forwarding.json](forwarding.json).",
     ]
@@ -217,7 +200,7 @@ def plots(result: Result, folder: Path) -> dict[str, str]:
             "Delivered by number of sessions (2 relays, 64 octets)",
             "sessions",
             "sessions",
-            lambda each: each.hops == 2 and each.size == 64 and each.row in {"xdp", "nft"},
+            lambda each: each.hops == 2 and each.size == 64 and each.row in {"redirect", "xdp", "nft"},
         ),
     }
     for name, (title, label, key, chosen) in wanted.items():

@@ -59,14 +59,15 @@ def traffic(row: Row, to: Endpoint, sessions: int = 1) -> Traffic:
     return Traffic(row.client_end, row.server_end, source, to, mac(row.firewalls[0].left), sessions=sessions)
 
 
-def redirect(stack: ExitStack, hops: int, family: int, _: int) -> Setup:
-    """Every firewall bounces frames from one interface to the other."""
+def redirect(stack: ExitStack, hops: int, family: int, sessions: int) -> Setup:
+    """Every firewall bounces frames from one interface to the other. With more sessions than one each has a cache line, in which the
+    program counts, one of four as in the fast path's table: what remembers anything of a session can't do with less."""
     row = bare(stack, hops, family)
     for firewall in row.firewalls:
-        made = module(f"OUT={index(firewall.right)}")
+        made = module(f"OUT={index(firewall.right)}", f"LINES={4 * sessions if sessions > 1 else 0}")
         attach(firewall.left, made.load_func("bounce", made.XDP).fd)
         stack.callback(made.cleanup)
-    return Setup("redirect", hops, traffic(row, Endpoint(row.server_end.address(family), PORT)))
+    return Setup("redirect", hops, traffic(row, Endpoint(row.server_end.address(family), PORT), sessions), sessions=sessions)
 
 
 def route(stack: ExitStack, hops: int, family: int, _: int) -> Setup:

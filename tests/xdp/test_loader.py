@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ from chainrelay.datapath.mapping import Counters, Failed, Install
 from chainrelay.datapath.xdp_layout import MAPS, Verdict
 from chainrelay.privileged import xdp_attach
 from chainrelay.privileged.xdp_bpf import Map
-from chainrelay.privileged.xdp_kernel import LOADER_TIMEOUT, slots_filled
+from chainrelay.privileged.xdp_kernel import slots_filled
 from lab import wait
 from lab.daemons import HELPER_CAPABILITIES, HELPER_UID, PYTHON, TREE, confine, copy_package, environment
 from lab.datagrams import Port, Stream
@@ -210,17 +209,6 @@ def test_bcc_missing_and_no_bpffs(pair: tuple[Namespace, str, Pins], tmp_path: P
     done = host.run([*command, "--pins", "/proc/nowhere", name], check=False)
     assert done.returncode == 1
     assert "/proc/nowhere" in done.stderr
-
-
-def test_without_llvm_bccs_own_instructions_seal_as_well(pair: tuple[Namespace, str, Pins], tmp_path: Path) -> None:
-    host, name, pins = pair
-    library = copy_package(tmp_path)
-    stub = library / "chainrelay" / "privileged" / "xdp_llvm.py"
-    stub.write_text("class NoLlvm(Exception): pass\ndef instructions(*_): raise NoLlvm('none here')\n")
-    command = [PYTHON, "-m", "chainrelay.privileged.xdp_load", "--pins", str(pins.path), "--log", str(pins.log), name]
-    report = json.loads(host.run(command, env=environment(library), timeout=LOADER_TIMEOUT).stdout.splitlines()[-1])
-    assert report["no_sealing"] == ""
-    assert "seal.c: bcc's own instructions, which are slower: none here" in pins.log.read_text()
 
 
 def test_sealing_programs_that_do_not_load_cost_the_plain_ones_nothing(pair: tuple[Namespace, str, Pins], tmp_path: Path) -> None:

@@ -13,18 +13,16 @@ import platform
 import struct
 import sys
 import sysconfig
-import tempfile
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chainrelay.datapath.xdp_layout import MAPS, REACH, Slot
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, tick_ns
 from chainrelay.privileged.xdp_cache import CodeCache
-from chainrelay.privileged.xdp_llvm import NoLlvm, instructions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 FUNCTIONS: Final = {
@@ -39,8 +37,6 @@ SEALING: Final = {
     }.items()
 }
 """The programs that relay.c calls for sealed sessions, named as their places in the map `programs`."""
-WITH_LLVM: Final = frozenset({"seal.c"})  # all time there goes into arithmetic
-PRINT_CODE: Final = 1  # bcc.DEBUG_LLVM_IR: to standard output
 MACHINES: Final = ("x86_64",)  # find.h's tables rely on its order of stores, and the layouts on its byte order
 NO_CACHE: Final = CodeCache(None, "")
 LOAD_IMMEDIATE, MAP_DESCRIPTOR = 0x18, 1  # BPF_LD | BPF_DW | BPF_IMM, BPF_PSEUDO_MAP_FD (linux/bpf.h)
@@ -106,24 +102,15 @@ def compile_symbolic(
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     flags = [f"-I{source}", "-idirafter", "/usr/include", "-idirafter", f"/usr/include/{multiarch}"]
     flags += [f"-DHOMES={homes}U", f"-DTICK_NS={tick_ns()}U"]
-    with _output_to(log) as printed:
+    with _output_to(log):
         try:
-            more = {"debug": PRINT_CODE} if file in WITH_LLVM else {}
-            module: Any = BPF(src_file=str(source / file), cflags=flags, **more)
+            module: Any = BPF(src_file=str(source / file), cflags=flags)
             code = {name: module.dump_func(function) for name, function in functions.items()}
-            said = printed()
         except Exception as error:  # bcc raises bare Exception
             raise DatapathError(f"{file} does not compile: {error}; clang's words are in {log}") from error
     theirs = {lib.bpf_table_fd(module.module, name.encode()): place for name, place in places.items()}
     theirs.pop(-1, None)  # what the file does not use
     module.cleanup()
-    if file in WITH_LLVM:
-        try:
-            code, tables = instructions(said, functions)
-            theirs = {-number: places[name] for number, name in enumerate(tables, 1) if name in places}
-        except NoLlvm as reason:
-            with _log(log) as descriptor:
-                os.write(descriptor, f"{file}: bcc's own instructions, which are slower: {reason}\n".encode())
     return {name: with_maps(each, theirs) for name, each in code.items()}
 
 
@@ -163,21 +150,16 @@ def _log(log: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _output_to(log: Path) -> Iterator[Callable[[], bytes]]:
-    """clang writes to descriptor 2, whatever Python's sys.stderr is; what bcc prints to descriptor 1 is given back."""
-    with _log(log) as target, tempfile.TemporaryFile() as printed:
+def _output_to(log: Path) -> Iterator[None]:
+    """clang writes to descriptors 1 and 2, whatever Python's sys.stderr is."""
+    with _log(log) as target:
         sys.stdout.flush()
         kept = os.dup(1), os.dup(2)
-        os.dup2(printed.fileno(), 1)
+        os.dup2(target, 1)
         os.dup2(target, 2)
         try:
-            yield lambda: _whole(printed)
+            yield
         finally:
             for descriptor, before in enumerate(kept, 1):
                 os.dup2(before, descriptor)
                 os.close(before)
-
-
-def _whole(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    return file.read()

@@ -106,7 +106,7 @@ def _make_programs(options: argparse.Namespace, folder: Path, report: Report, ca
 def fingerprint(source: Path, flows: int) -> str:
     """Of all that decides what the programs are: their source, our compiler's, the tables' size. 32 characters."""
     here = Path(__file__).parent
-    makers = [here / name for name in ("xdp_compile.py", "xdp_llvm.py", "xdp_bpf.py", "../datapath/xdp_layout.py")]
+    makers = [here / name for name in ("xdp_compile.py", "xdp_bpf.py", "../datapath/xdp_layout.py")]
     digest = hashlib.sha256(f"{homes_of(flows)} {tick_ns()}".encode())
     for path in [*makers, *sorted(path for path in source.rglob("*") if path.is_file())]:
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
