@@ -23,6 +23,7 @@ from chainrelay.datapath.mapping import Counters, Done, Install, Mapping
 from chainrelay.datapath.xdp_entries import Seal, Way, hop_of, key_of, value_of
 from chainrelay.datapath.xdp_layout import MAPS, SEAL_KEY, Kind, MapKind, MapLayout, Verdict
 from chainrelay.datapath.xdp_seals import seal_key_of, seal_value_of
+from chainrelay.privileged import xdp_pins
 from chainrelay.privileged.xdp_bpf import Map, Program
 from chainrelay.privileged.xdp_compile import compile_file
 from chainrelay.privileged.xdp_flows import Flows
@@ -119,6 +120,7 @@ class Programs:
         self._native = program.descriptor.to_bytes(4, sys.byteorder)
 
         maps["hops"].update(bytes(4), hop_of(WAYS[0]))
+        xdp_pins.set_exit(folder, LOOPBACK, takes=True)
         arrives = Way(WAYS[0].address, LOOPBACK, own=OWN)
         self.sealed, self.plain = pair(4), pair(4, 8000)
         flows = stack.enter_context(closing(Flows(folder, 4)))

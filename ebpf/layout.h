@@ -83,7 +83,7 @@ struct record {
 struct hop {
 	__u8 to[6];         /* the neighbour's MAC */
 	__u8 from[6];       /* our interface's */
-	__u32 ifindex;      /* 0: not resolved, or an interface without the fast path: the datagram goes up */
+	__u32 ifindex;      /* key of `exits`; 0: not resolved, or an interface without the fast path: the datagram goes up */
 	__u32 mtu;          /* of the route; what is larger goes up, and the stack answers frag-needed */
 	__u32 family;       /* 4, 6, or 0 for a free place */
 	__u32 address_be32[4]; /* the address this is the way to; IPv4 in the first word */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * May the packet go, and where: what is asked before the first write (`admit`, `reachable`), and the last step (`redirect`, and
- * the `action` that a verdict stands for).
+ * May the packet go, and where: what is asked before the first write (`admit`, `reachable`), the frame's new addresses, and
+ * the `action` that a verdict stands for.
  */
 #ifndef CHAINRELAY_REDIRECT_H
 #define CHAINRELAY_REDIRECT_H
@@ -29,9 +29,18 @@ INLINE enum verdict admit(const struct frame *frame, const struct state *state, 
 	return CONTINUE;
 }
 
+/* The map call, each program's own: bcc rewrites it, and sees the main file alone. XDP_REDIRECT if the interface takes the fast path. */
+INLINE int exit_by(__u32 ifindex);
+
+/* Before the first write, although it says where the frame goes: the kernel remembers that until the program ends. */
+INLINE bool has_exit(const struct hop *hop)
+{
+	return hop && hop->ifindex && exit_by(hop->ifindex) == XDP_REDIRECT;
+}
+
 INLINE enum verdict reachable(const struct hop *hop, __u32 length)
 {
-	if (!hop || !hop->ifindex)
+	if (!has_exit(hop))
 		return NO_NEXT_HOP;
 	if (length > hop->mtu)
 		return TOO_LARGE;
@@ -49,11 +58,10 @@ INLINE void copy_mac(__u8 *to, const __u8 *from)
 	x[2] = y[2];
 }
 
-INLINE int redirect(struct frame *frame, const struct hop *hop)
+INLINE void rewrite_ethernet(struct frame *frame, const struct hop *hop)
 {
 	copy_mac(frame->ethernet->h_dest, hop->to);
 	copy_mac(frame->ethernet->h_source, hop->from);
-	return bpf_redirect(hop->ifindex, 0);
 }
 
 INLINE int action(enum verdict verdict)

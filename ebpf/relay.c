@@ -28,8 +28,14 @@ BPF_TABLE("array", __u32, struct flow6, flows6, 1);
 BPF_TABLE("hash", struct tuple4, struct record, records4, 1);
 BPF_TABLE("hash", struct tuple6, struct record, records6, 1);
 BPF_TABLE("array", __u32, struct hop, hops, 1);
+BPF_DEVMAP(exits, 1);
 BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
 BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
+
+INLINE int exit_by(__u32 ifindex)
+{
+	return exits.redirect_map(ifindex, 0);
+}
 
 INLINE struct flow4 *flow4_at(__u32 place)
 {
@@ -103,7 +109,7 @@ INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 leng
 		rewrite_udp(udp, difference, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
 	}
 	rewrite_ipv4(ip, &flow->leaves, difference);
-	redirect(frame, hop);
+	rewrite_ethernet(frame, hop);
 	count_flow4(flow, &key, length);
 	return FORWARDED;
 }
@@ -151,7 +157,7 @@ INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 le
 		rewrite_udp(udp, difference, flow->leaves.source_port_be16, flow->leaves.destination_port_be16);
 	}
 	rewrite_ipv6(ip, &flow->leaves);
-	redirect(frame, hop);
+	rewrite_ethernet(frame, hop);
 	count_flow6(flow, &key, length);
 	return FORWARDED;
 }
@@ -182,7 +188,7 @@ INLINE enum verdict relay_icmp4(struct frame *frame, struct iphdr *ip, __u32 len
 	if (verdict)
 		return verdict;
 	rewrite_error4(ip, error, &key, &flow->leaves);
-	redirect(frame, hop);
+	rewrite_ethernet(frame, hop);
 	return ICMP_TRANSLATED;
 }
 
@@ -212,7 +218,7 @@ INLINE enum verdict relay_icmp6(struct frame *frame, struct ipv6hdr *ip, __u32 l
 	if (verdict)
 		return verdict;
 	rewrite_error6(ip, error, &key, &flow->leaves);
-	redirect(frame, hop);
+	rewrite_ethernet(frame, hop);
 	return ICMP_TRANSLATED;
 }
 

@@ -23,10 +23,16 @@ BPF_TABLE("array", __u32, struct flow6, flows6, 1);
 BPF_TABLE("hash", struct tuple4, struct record, records4, 1);
 BPF_TABLE("hash", struct tuple6, struct record, records6, 1);
 BPF_TABLE("array", __u32, struct hop, hops, 1);
+BPF_DEVMAP(exits, 1);
 BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
 BPF_TABLE("hash", struct seal_key, struct seal, seals, 1);
 BPF_TABLE("percpu_array", __u32, struct scratch, scratches, 1);
 BPF_TABLE("prog", __u32, __u32, programs, SLOTS);
+
+INLINE int exit_by(__u32 ifindex)
+{
+	return exits.redirect_map(ifindex, 0);
+}
 
 INLINE struct flow4 *flow4_at(__u32 place)
 {
@@ -240,7 +246,7 @@ INLINE enum verdict open(struct xdp_md *context, int family)
 	__u32 index = state->hop, length = datagram.length, headers = IP_HEADER(family) + sizeof(struct udphdr), *words;
 	struct hop *hop = hops.lookup(&index);
 
-	if (!hop || !hop->ifindex)
+	if (!has_exit(hop))
 		return SEALED_NO_NEXT_HOP;
 	if (family == 6 && !datagram.udp->check)
 		return SEALED_NO_CHECKSUM;
@@ -262,7 +268,7 @@ INLINE enum verdict open(struct xdp_md *context, int family)
 		return verdict;
 	write_opened(context, family, &job, &datagram);
 	datagram_rewrite_ip(&datagram, family, length - SEALED_OVERHEAD);
-	redirect(&datagram.frame, hop);
+	rewrite_ethernet(&datagram.frame, hop);
 	datagram_count(&datagram, family);
 	return trim(context, length - SEALED_OVERHEAD) ? OPENED : SEALED_NO_ROOM;
 }
@@ -374,7 +380,7 @@ INLINE enum verdict seal(struct xdp_md *context, int family)
 	__u32 index = state->hop, key_be32 = record->key_be32, component_be32 = BE32(record->component), length = datagram.length;
 	struct hop *hop = hops.lookup(&index);
 
-	if (!hop || !hop->ifindex)
+	if (!has_exit(hop))
 		return SEALED_NO_NEXT_HOP;
 	if (family == 6 && !datagram.udp->check)
 		return SEALED_NO_CHECKSUM;
@@ -399,7 +405,7 @@ INLINE enum verdict seal(struct xdp_md *context, int family)
 		return verdict;
 	write_sealed(context, family, &job, &datagram);
 	datagram_rewrite_ip(&datagram, family, length + SEALED_OVERHEAD);
-	redirect(&datagram.frame, hop);
+	rewrite_ethernet(&datagram.frame, hop);
 	datagram_count(&datagram, family);
 	return trim(context, length + SEALED_OVERHEAD) ? SEALED : SEALED_NO_ROOM;
 }

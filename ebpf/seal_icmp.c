@@ -17,7 +17,13 @@
 BPF_TABLE("array", __u32, struct flow4, flows4, 1);
 BPF_TABLE("array", __u32, struct flow6, flows6, 1);
 BPF_TABLE("array", __u32, struct hop, hops, 1);
+BPF_DEVMAP(exits, 1);
 BPF_TABLE("percpu_array", __u32, __u64, verdicts, VERDICTS);
+
+INLINE int exit_by(__u32 ifindex)
+{
+	return exits.redirect_map(ifindex, 0);
+}
 
 INLINE struct flow4 *flow4_at(__u32 place)
 {
@@ -89,7 +95,7 @@ INLINE enum verdict error_sealed4(struct xdp_md *context)
 	struct hop *hop = hops.lookup(&index);
 	const struct tuple4 *new = &flow->leaves;
 
-	if (!hop || !hop->ifindex)
+	if (!has_exit(hop))
 		return SEALED_NO_NEXT_HOP;
 	if (kind == OPEN && BE16(error->quoted.tot_len) < sizeof(*ip) + sizeof(error->udp) + SEALED_OVERHEAD)
 		return SEALED_TOO_SHORT;
@@ -108,7 +114,7 @@ INLINE enum verdict error_sealed4(struct xdp_md *context)
 	error->icmp.check = ~checksum_fold(checksum_words((void *)error, sizeof(*error) / 4));
 	rewrite_ipv4(ip, new, checksum_difference((__u64)ip->saddr + ip->daddr + ip->tot_len, checksum_addresses4(new) + outer_be16));
 	ip->tot_len = outer_be16;
-	redirect(&frame, hop);
+	rewrite_ethernet(&frame, hop);
 	return trim(context, sizeof(*ip) + sizeof(*error)) ? SEALED_ICMP : SEALED_NO_ROOM;
 }
 
@@ -146,7 +152,7 @@ INLINE enum verdict error_sealed6(struct xdp_md *context)
 	struct hop *hop = hops.lookup(&index);
 	const struct tuple6 *new = &flow->leaves;
 
-	if (!hop || !hop->ifindex)
+	if (!has_exit(hop))
 		return SEALED_NO_NEXT_HOP;
 	if (kind == OPEN && BE16(error->quoted.payload_len) < sizeof(error->udp) + SEALED_OVERHEAD)
 		return SEALED_TOO_SHORT;
@@ -166,7 +172,7 @@ INLINE enum verdict error_sealed6(struct xdp_md *context)
 	rewrite_ipv6(ip, new);
 	ip->payload_len = BE16(sizeof(*error));
 	sum_icmp6(ip, error);
-	redirect(&frame, hop);
+	rewrite_ethernet(&frame, hop);
 	return trim(context, sizeof(*ip) + sizeof(*error)) ? SEALED_ICMP : SEALED_NO_ROOM;
 }
 
@@ -234,7 +240,7 @@ INLINE enum verdict answer(struct xdp_md *context, int family)
 	int more = IP_HEADER(family) + sizeof(struct icmp);
 	struct hop *hop = hops.lookup(&index);
 
-	if (!hop || !hop->ifindex)
+	if (!has_exit(hop))
 		return SEALED_NO_NEXT_HOP;
 
 	__u32 mtu = largest(hop, IP_HEADER(family) + sizeof(struct udphdr));

@@ -62,11 +62,12 @@ def test_a_lease_that_ends_stops_the_flow_without_anybody(row: FastRow) -> None:
         before = row.firewalls[0].verdict(Verdict.LEASE_ENDED)
 
         def stopped() -> bool:
+            """The program sends up what comes in the last two ticks of the rules' lease, and they still forward it."""
+            server.drain()
             client.send(first.client_side, b"still there?")
-            return row.firewalls[0].verdict(Verdict.LEASE_ENDED) > before
+            return row.firewalls[0].verdict(Verdict.LEASE_ENDED) > before and server.receive(0.1) is None
 
         wait.until(stopped, "the lease to end")
-        server.drain()
         client.send(first.client_side, b"late")
         assert server.receive(0.3) is None
     row.remove(mappings)

@@ -266,6 +266,7 @@ class MapKind(IntEnum):
     ARRAY = 2
     PROG_ARRAY = 3
     PERCPU_ARRAY = 6
+    DEVMAP_HASH = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,12 +285,14 @@ class MapLayout:
     """Readable by mmap, so its values begin at a page: each of 64 octets is a cache line."""
 
 
+EXITS: Final = 1024  # interfaces that take the fast path, by their index
 MAPS: Final = (
     MapLayout("flows4", MapKind.ARRAY, 4, FLOW4.size, mapped=True),
     MapLayout("flows6", MapKind.ARRAY, 4, FLOW6.size, mapped=True),
     MapLayout("records4", MapKind.HASH, TUPLE4.size, RECORD.size, preallocated=False),
     MapLayout("records6", MapKind.HASH, TUPLE6.size, RECORD.size, preallocated=False),
     MapLayout("hops", MapKind.ARRAY, 4, HOP.size),
+    MapLayout("exits", MapKind.DEVMAP_HASH, 4, 4, entries=EXITS),
     MapLayout("verdicts", MapKind.PERCPU_ARRAY, 4, 8, entries=VERDICTS),
     MapLayout("seals", MapKind.HASH, SEAL_KEY.size, SEAL.size, preallocated=False, locked=True),
     MapLayout("scratches", MapKind.PERCPU_ARRAY, 4, SCRATCH.size, entries=1),

@@ -77,8 +77,10 @@ def load(options: argparse.Namespace) -> Report:
     suffix = "" if report.reused else xdp_pins.NEW
     for name, index in indices.items():
         report.interfaces[name] = _attach(pins, folder, suffix, name, index, options.mode)
+        xdp_pins.set_exit(folder, index, takes=report.interfaces[name]["mode"] != "off")
     for number, _ in socket.if_nameindex():
         if number not in indices.values():  # one that the configuration has named before
+            xdp_pins.set_exit(folder, number, takes=False)
             _detach(pins, number)
     if not report.reused:
         xdp_pins.publish(folder)

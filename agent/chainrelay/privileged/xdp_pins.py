@@ -106,6 +106,16 @@ def fill_slots(folder: Path) -> None:
                 slots.delete(key)
 
 
+def set_exit(folder: Path, interface: int, *, takes: bool) -> None:
+    """Whether the programs may send out of an interface (its index): one that has the program, too. The kernel removes what goes."""
+    key = interface.to_bytes(4, sys.byteorder)
+    with Map.open(folder / "exits") as exits:
+        if takes:
+            exits.update(key, key)
+        else:
+            exits.delete(key)
+
+
 def wipe_keys(folder: Path) -> None:
     """Zeros in the place of every key of a version's `seals`, which no attached program uses any more and which is about to be removed."""
     for path in [folder / "seals", *_old(folder)]:

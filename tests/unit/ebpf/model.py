@@ -175,7 +175,7 @@ def _admit(frame: bytes, family: int, case: Case, length: int) -> Verdict | None
     if hops_left <= 1:
         return Verdict.TTL_ENDS
     way = WAYS.get(case.hop)
-    if way is None or not way.ready:
+    if way is None or not way.ready or way.ifindex != LOOPBACK:
         return Verdict.NO_NEXT_HOP
     if length > way.mtu:
         return Verdict.TOO_LARGE

@@ -197,6 +197,7 @@ def test_odd_ipv6_goes_up_untouched(world: World, mutation: str, mode: str) -> N
         ("station", Verdict.OTHER_STATION),
         ("unresolved", Verdict.NO_NEXT_HOP),
         ("outside", Verdict.NO_NEXT_HOP),
+        ("no exit", Verdict.NO_NEXT_HOP),
     ],
 )
 def test_a_flow_that_can_not_go_now_goes_up(world: World, family: int, name: str, expected: Verdict) -> None:

@@ -16,7 +16,7 @@ from chainrelay.datapath.xdp_seals import ended_of, ending_of
 from chainrelay.privileged.xdp_bpf import Map, Program
 from chainrelay.wire.sealed import SEALED_OVERHEAD, SealKeys
 from unit.ebpf.sealed_world import SESSION, Peer, SealedWorld, frame, leaving, payload_of
-from unit.ebpf.world import NARROW, UNRESOLVED, Case, World, lease
+from unit.ebpf.world import NARROW, NO_EXIT, UNRESOLVED, Case, World, lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -340,6 +340,7 @@ ODD: dict[str, tuple[dict[str, int | bytes], Verdict]] = {
     "station": ({"state.arrives_at": bytes(6)}, Verdict.SEALED_OTHER_STATION),
     "hop": ({"state.hop": UNRESOLVED}, Verdict.SEALED_NO_NEXT_HOP),
     "no hop": ({"state.hop": 2**16 - 1}, Verdict.SEALED_NO_NEXT_HOP),
+    "no exit": ({"state.hop": NO_EXIT}, Verdict.SEALED_NO_NEXT_HOP),
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chainrelay.datapath.mapping import Flow
 from chainrelay.datapath.xdp_entries import Way, hop_of, key_of, value_of
 from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, FLOW4, FLOW6, RENEWAL4, RENEWAL6, Verdict
+from chainrelay.privileged import xdp_pins
 from chainrelay.privileged.xdp_bpf import Map, Program
 from chainrelay.privileged.xdp_flows import Flows
 from chainrelay.wire.endpoint import Endpoint
@@ -27,7 +28,7 @@ SESSION = bytes(range(16))
 NEVER = 2**63
 ENDED = 1
 
-GOOD, UNRESOLVED, NARROW, OUTSIDE = 0, 1, 2, 2**16 - 1  # indices into `hops`; the last lies beyond the map
+GOOD, UNRESOLVED, NARROW, NO_EXIT, OUTSIDE = 0, 1, 2, 3, 2**16 - 1  # indices into `hops`; the last lies beyond the map
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def _cases(family: int) -> dict[str, Case]:
         ("unresolved", 5040, {"hop": UNRESOLVED}),
         ("outside", 5050, {"hop": OUTSIDE}),
         ("narrow", 5060, {"hop": NARROW}),
+        ("no exit", 5070, {"hop": NO_EXIT}),
     ]
     for name, port, special in specials:
         there, back = _pair(family, port)
@@ -80,6 +82,7 @@ WAYS = {
     GOOD: Way(ip_address("10.0.1.2"), LOOPBACK, 1500, PEER, OUT, ready=True),
     UNRESOLVED: Way(ip_address("10.0.1.3")),
     NARROW: Way(ip_address("10.0.1.4"), LOOPBACK, 600, PEER, OUT, ready=True),
+    NO_EXIT: Way(ip_address("10.0.1.5"), LOOPBACK + 1_000_000, 1500, PEER, OUT, ready=True),
 }
 
 
@@ -122,6 +125,7 @@ class World:
         self.flows = {family: table.flows for family, table in self.tables.items()}
         self.hops, self.verdicts, self.seals = (Map.open(folder / name) for name in ("hops", "verdicts", "seals"))
         self.programs = {name: Program.open(folder / name) for name in ("native", "generic", "renew4", "renew6", "end_keys")}
+        xdp_pins.set_exit(folder, LOOPBACK, takes=True)
         for index, way in WAYS.items():
             self.hops.update(index.to_bytes(4, "little"), hop_of(way))
         self.reset()
