@@ -188,7 +188,12 @@ class Call:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (self._open, self._offer):
+        """Also after a failure the session ends, or the next test would find it standing until its lease is over."""
+        for process, gently in ((self._open, signal.SIGINT), (self._offer, signal.SIGTERM)):
             if process.poll() is None:
-                process.kill()
-                process.wait(10)
+                process.send_signal(gently)
+                try:
+                    process.wait(10)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait(10)
