@@ -83,8 +83,8 @@ class Outcome:
 
     def __str__(self) -> str:
         return (
-            f"{self.sent} datagrams at {self.rate:.0f}/s, {self.lost} lost, longest gap {self.longest_gap * 1000:.1f} ms "
-            f"(the sender's own longest pause {self.longest_pause * 1000:.1f} ms, held up for {self.held_up * 1000:.0f} of {self.seconds * 1000:.0f} ms)"
+            f"{self.sent} datagrams at {self.rate:.0f}/s, {self.lost} lost, longest gap {self.longest_gap * 1000:.1f} ms (the sender's own "
+            f"longest pause {self.longest_pause * 1000:.1f} ms, held up for {self.held_up * 1000:.0f} of {self.seconds * 1000:.0f} ms)"
         )
 
 
