@@ -64,7 +64,9 @@ def redirect(stack: ExitStack, hops: int, family: int, sessions: int) -> Setup:
     program counts, one of four as in the fast path's table: what remembers anything of a session can't do with less."""
     row = bare(stack, hops, family)
     for firewall in row.firewalls:
-        made = module(f"OUT={index(firewall.right)}", f"LINES={4 * sessions if sessions > 1 else 0}")
+        made = module(f"LINES={4 * sessions if sessions > 1 else 0}")
+        with firewall.host.enter():
+            made["out"][0] = index(firewall.right)
         attach(firewall.left, made.load_func("bounce", made.XDP).fd)
         stack.callback(made.cleanup)
     return Setup("redirect", hops, traffic(row, Endpoint(row.server_end.address(family), PORT), sessions), sessions=sessions)

@@ -52,7 +52,7 @@ def module(*defines: str) -> Any:  # noqa: ANN401 - bcc has no types
 @cache
 def shared() -> Any:  # noqa: ANN401
     """Generator and sink of all rows: only one of them is measured at a time."""
-    return module("OUT=0", "LINES=0")
+    return module("LINES=0")
 
 
 def attach(end: End, descriptor: int, mode: Mode = Mode.NATIVE) -> None:

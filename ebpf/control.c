@@ -71,125 +71,177 @@ INLINE void show(struct state *state, struct state *home, __u32 away, __u8 kind)
 	state->kind = kind;
 }
 
-INLINE __u32 place4(const struct flow4 *from)
+INLINE struct record *record_of(const void *key, int family)
 {
-	struct tuple4 key = from->key;
-	struct record *record = records4.lookup(&key);
-	__u32 home = home4(&key);
-	struct flow4 *first = flow4_at(home);
+	if (family == 4)
+		return records4.lookup((struct tuple4 *)key);
+	return records6.lookup((struct tuple6 *)key);
+}
+
+/* A key in a frame is copied before a map is asked for it. */
+union tuple {
+	struct tuple4 four;
+	struct tuple6 six;
+};
+
+INLINE union tuple copy_of(const void *key, int family)
+{
+	union tuple copy = {};
+
+	if (family == 4)
+		copy.four = *(const struct tuple4 *)key;
+	else
+		copy.six = *(const struct tuple6 *)key;
+	return copy;
+}
+
+/* All but the key and `state`: where its datagrams leave, and a count of zero. */
+INLINE void fill_rest(void *to, const void *from, int family)
+{
+	if (family == 4) {
+		((struct flow4 *)to)->leaves = ((const struct flow4 *)from)->leaves;
+		((struct flow4 *)to)->own = (struct count){};
+	} else {
+		((struct flow6 *)to)->leaves = ((const struct flow6 *)from)->leaves;
+		((struct flow6 *)to)->own = (struct count){};
+	}
+}
+
+INLINE void name(void *flow, const union tuple *key, int family)
+{
+	if (family == 4)
+		((struct flow4 *)flow)->key = key->four;
+	else
+		((struct flow6 *)flow)->key = key->six;
+}
+
+/* The place in which the flow `from` of the frame lies from now on, plus one; 0: none. */
+INLINE __u32 place(void *from, int family)
+{
+	union tuple key = copy_of(from, family);
+	struct record *record = record_of(&key, family);
+	__u32 home = home_of(&key, family);
+	void *first = flow_at(home, family);
 
 	if (!record || !first)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (__u32 away = 0; away <= REACH; away++) {
-		struct flow4 *to = flow4_at(home + away);
+		void *to = flow_at(home + away, family);
 
-		if (!to || !is_empty(&to->state))
+		if (!to || !is_empty(state_of(to, family)))
 			continue;
-		to->own.packets = 0;
-		to->own.octets = 0;
-		to->leaves = from->leaves;
-		fill(&to->state, &from->state, record->lease_ns);
-		to->key = key;
-		show(&to->state, &first->state, away, from->state.kind);
+		fill_rest(to, from, family);
+		fill(state_of(to, family), state_of(from, family), record->lease_ns);
+		name(to, &key, family);
+		show(state_of(to, family), state_of(first, family), away, state_of(from, family)->kind);
 		record->place = home + away + 1;
 		return record->place;
 	}
 	return 0;
 }
 
-INLINE __u32 place6(const struct flow6 *from)
+/* How far the home still reaches, now that one of its flows is gone. From the far end, and straight into memory: to the verifier a number
+ * that the loop brings along would make every turn a case of its own. */
+INLINE void draw_in(__u32 home, int family)
 {
-	struct tuple6 key = from->key;
-	struct record *record = records6.lookup(&key);
-	__u32 home = home6(&key);
-	struct flow6 *first = flow6_at(home);
+	void *first = flow_at(home, family);
+	__u32 away;
 
-	if (!record || !first)
-		return 0;
-#pragma clang loop unroll(disable)
-	for (__u32 away = 0; away <= REACH; away++) {
-		struct flow6 *to = flow6_at(home + away);
-
-		if (!to || !is_empty(&to->state))
-			continue;
-		to->own.packets = 0;
-		to->own.octets = 0;
-		to->leaves = from->leaves;
-		fill(&to->state, &from->state, record->lease_ns);
-		to->key = key;
-		show(&to->state, &first->state, away, from->state.kind);
-		record->place = home + away + 1;
-		return record->place;
-	}
-	return 0;
-}
-
-/* How far the home still reaches, now that one of its flows is gone. */
-INLINE void draw_in4(__u32 home)
-{
-	struct flow4 *first = flow4_at(home);
-	__u32 reach = 0;
-
-	if (!first || !first->state.reach)
+	if (!first || !state_of(first, family)->reach)
 		return;
 #pragma clang loop unroll(disable)
-	for (__u32 away = 1; away <= REACH; away++) {
-		struct flow4 *flow = flow4_at(home + away);
+	for (away = REACH; away; away--) {
+		void *flow = flow_at(home + away, family);
 
-		if (flow && flow->state.kind != FREE && home4(&flow->key) == home)
-			reach = away;
+		if (flow && state_of(flow, family)->kind != FREE && home_of(flow, family) == home)
+			break;
 	}
-	first->state.reach = reach;
+	state_of(first, family)->reach = away;
 }
 
-INLINE void draw_in6(__u32 home)
+INLINE void leave(void *flow, const union tuple *key, int family)
 {
-	struct flow6 *first = flow6_at(home);
-	__u32 reach = 0;
+	union tuple nobody = {};
 
-	if (!first || !first->state.reach)
-		return;
-#pragma clang loop unroll(disable)
-	for (__u32 away = 1; away <= REACH; away++) {
-		struct flow6 *flow = flow6_at(home + away);
-
-		if (flow && flow->state.kind != FREE && home6(&flow->key) == home)
-			reach = away;
-	}
-	first->state.reach = reach;
-}
-
-INLINE void leave(struct state *state)
-{
-	state->kind = FREE;
-	state->lease_ticks = bpf_jiffies64();
+	state_of(flow, family)->kind = FREE;
+	state_of(flow, family)->lease_ticks = bpf_jiffies64();
 	IN_ORDER();
+	name(flow, &nobody, family);
+	draw_in(home_of(key, family), family);
 }
 
-INLINE void renew(struct state *state, struct record *record, __u64 lease_ns, __u16 hop, __u32 arrives_on, const __u8 *arrives_at)
+INLINE void renew(struct state *state, struct record *record, const struct asked *asked)
 {
-	record->lease_ns = lease_ns;
-	if (!lease_ns) { /* the rest stays: a datagram that was admitted just now is still on its way */
+	record->lease_ns = asked->lease_ns;
+	if (!asked->lease_ns) { /* the rest stays: a datagram that was admitted just now is still on its way */
 		state->lease_ticks = 0;
 		return;
 	}
-	state->hop = hop;
-	state->arrives_on = arrives_on;
-	__builtin_memcpy(state->arrives_at, arrives_at, ETH_ALEN);
-	state->lease_ticks = ticks_of(lease_ns);
+	state->hop = asked->hop;
+	state->arrives_on = asked->arrives_on;
+	__builtin_memcpy(state->arrives_at, asked->arrives_at, ETH_ALEN);
+	state->lease_ticks = ticks_of(asked->lease_ns);
 }
 
-INLINE void tell(const struct count *own, struct record *record, __u64 *packets, __u64 *octets)
+INLINE void tell(const struct count *own, struct record *record, struct asked *asked)
 {
 	__u64 now_packets = *(volatile __u64 *)&own->packets + *(volatile __u64 *)&record->others.packets;
 	__u64 now_octets = *(volatile __u64 *)&own->octets + *(volatile __u64 *)&record->others.octets;
 
-	*packets = now_packets - record->packets_told;
-	*octets = now_octets - record->octets_told;
+	asked->packets = now_packets - record->packets_told;
+	asked->octets = now_octets - record->octets_told;
 	record->packets_told = now_packets;
 	record->octets_told = now_octets;
 }
+
+INLINE const struct count *count_of(const void *flow, int family)
+{
+	return family == 4 ? &((const struct flow4 *)flow)->own : &((const struct flow6 *)flow)->own;
+}
+
+/* The flow in its place, its record too; a null pointer for one that is not there. */
+INLINE void *held(const union tuple *key, struct record **record, int family)
+{
+	void *flow;
+
+	*record = record_of(key, family);
+	flow = *record && (*record)->place ? flow_at((*record)->place - 1, family) : 0;
+	return flow && state_of(flow, family)->kind != FREE && same(flow, key, family) ? flow : 0;
+}
+
+INLINE void control(const void *named, struct asked *asked, int family)
+{
+	union tuple key = copy_of(named, family);
+	struct record *record;
+	void *flow = held(&key, &record, family);
+
+	asked->found = !!flow;
+	if (!flow || !record)
+		return;
+	if (asked->what == REKEY) {
+		record->key_be32 = asked->key_be32;
+		return;
+	}
+	renew(state_of(flow, family), record, asked);
+	tell(count_of(flow, family), record, asked);
+}
+
+INLINE void remove(const void *named, struct asked *asked, int family)
+{
+	union tuple key = copy_of(named, family);
+	struct record *record;
+	void *flow = held(&key, &record, family);
+
+	asked->found = !!flow;
+	if (!flow || !record)
+		return;
+	leave(flow, &key, family);
+	record->place = 0;
+}
+
+/* One after the other, as many as the frame holds, at most `most`: each is a case of its own to the verifier. */
+#define FOR_EACH(record, most) for (int i = 0; i < most && (void *)(record + 1) <= end; i++, record++)
 
 int chainrelay_place4(struct xdp_md *context)
 {
@@ -197,11 +249,8 @@ int chainrelay_place4(struct xdp_md *context)
 	struct placing4 *placing = (void *)(long)context->data;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < RECORDS; i++, placing++) {
-		if ((void *)(placing + 1) > end)
-			break;
-		placing->place = place4(&placing->flow);
-	}
+	FOR_EACH(placing, PLACINGS)
+		placing->place = place(&placing->flow, 4);
 	return XDP_PASS;
 }
 
@@ -211,11 +260,8 @@ int chainrelay_place6(struct xdp_md *context)
 	struct placing6 *placing = (void *)(long)context->data;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < RECORDS; i++, placing++) {
-		if ((void *)(placing + 1) > end)
-			break;
-		placing->place = place6(&placing->flow);
-	}
+	FOR_EACH(placing, PLACINGS)
+		placing->place = place(&placing->flow, 6);
 	return XDP_PASS;
 }
 
@@ -225,31 +271,8 @@ int chainrelay_renew4(struct xdp_md *context)
 	struct renewal4 *renewal = (void *)(long)context->data;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < RECORDS; i++, renewal++) {
-		if ((void *)(renewal + 1) > end)
-			break;
-
-		struct tuple4 key = renewal->key;
-		struct record *record = records4.lookup(&key);
-		struct flow4 *flow = record && record->place ? flow4_at(record->place - 1) : 0;
-
-		renewal->found = flow && flow->state.kind != FREE && same4(&flow->key, &key);
-		if (!renewal->found || !flow || !record)
-			continue;
-		if (renewal->what == REKEY) {
-			record->key_be32 = renewal->key_be32;
-			continue;
-		}
-		if (renewal->what == REMOVE) {
-			leave(&flow->state);
-			__builtin_memset(&flow->key, 0, sizeof(flow->key));
-			record->place = 0;
-			draw_in4(home4(&key));
-			continue;
-		}
-		renew(&flow->state, record, renewal->lease_ns, renewal->hop, renewal->arrives_on, renewal->arrives_at);
-		tell(&flow->own, record, &renewal->packets, &renewal->octets);
-	}
+	FOR_EACH(renewal, RECORDS)
+		control(&renewal->key, &renewal->asked, 4);
 	return XDP_PASS;
 }
 
@@ -259,31 +282,26 @@ int chainrelay_renew6(struct xdp_md *context)
 	struct renewal6 *renewal = (void *)(long)context->data;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < RECORDS; i++, renewal++) {
-		if ((void *)(renewal + 1) > end)
-			break;
+	FOR_EACH(renewal, RECORDS)
+		control(&renewal->key, &renewal->asked, 6);
+	return XDP_PASS;
+}
 
-		struct tuple6 key = renewal->key;
-		struct record *record = records6.lookup(&key);
-		struct flow6 *flow = record && record->place ? flow6_at(record->place - 1) : 0;
+int chainrelay_remove4(struct xdp_md *context)
+{
+	struct renewal4 *removal = (void *)(long)context->data;
 
-		renewal->found = flow && flow->state.kind != FREE && same6(&flow->key, &key);
-		if (!renewal->found || !flow || !record)
-			continue;
-		if (renewal->what == REKEY) {
-			record->key_be32 = renewal->key_be32;
-			continue;
-		}
-		if (renewal->what == REMOVE) {
-			leave(&flow->state);
-			__builtin_memset(&flow->key, 0, sizeof(flow->key));
-			record->place = 0;
-			draw_in6(home6(&key));
-			continue;
-		}
-		renew(&flow->state, record, renewal->lease_ns, renewal->hop, renewal->arrives_on, renewal->arrives_at);
-		tell(&flow->own, record, &renewal->packets, &renewal->octets);
-	}
+	if ((void *)(removal + 1) <= (void *)(long)context->data_end)
+		remove(&removal->key, &removal->asked, 4);
+	return XDP_PASS;
+}
+
+int chainrelay_remove6(struct xdp_md *context)
+{
+	struct renewal6 *removal = (void *)(long)context->data;
+
+	if ((void *)(removal + 1) <= (void *)(long)context->data_end)
+		remove(&removal->key, &removal->asked, 6);
 	return XDP_PASS;
 }
 
@@ -293,10 +311,7 @@ int chainrelay_end_keys(struct xdp_md *context)
 	struct ending *record = (void *)(long)context->data;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < RECORDS; i++, record++) {
-		if ((void *)(record + 1) > end)
-			break;
-
+	FOR_EACH(record, RECORDS) {
 		struct seal_key key = record->key;
 		struct seal *seal = seals.lookup(&key);
 

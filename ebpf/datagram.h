@@ -36,7 +36,7 @@ INLINE bool datagram_find(struct xdp_md *context, int family, struct datagram *d
 			return false;
 		datagram->ip4 = ip;
 		datagram->key4 = tuple4_of(ip, datagram->udp);
-		datagram->flow4 = find4(&datagram->key4);
+		datagram->flow4 = find(&datagram->key4, 4);
 		return datagram->flow4;
 	}
 
@@ -47,7 +47,7 @@ INLINE bool datagram_find(struct xdp_md *context, int family, struct datagram *d
 		return false;
 	datagram->ip6 = ip;
 	datagram->key6 = tuple6_of(ip, datagram->udp);
-	datagram->flow6 = find6(&datagram->key6);
+	datagram->flow6 = find(&datagram->key6, 6);
 	return datagram->flow6;
 }
 

@@ -102,42 +102,43 @@ INLINE bool same6(const struct tuple6 *a, const struct tuple6 *b)
 	return !differs;
 }
 
-/* The flow that `key` names, or a null pointer. Of a place that is just being left the kind may be FREE. */
-INLINE struct flow4 *find4(const struct tuple4 *key)
+/* From here on `family` is 4 or 6, a constant wherever these are inlined; flows and keys are those of that family. A flow begins with its key. */
+INLINE void *flow_at(__u32 place, int family)
 {
-	__u32 home = home4(key);
-	struct flow4 *flow = flow4_at(home);
-
-	if (!flow || same4(&flow->key, key))
-		return flow;
-
-	__u32 reach = flow->state.reach;
-
-#pragma clang loop unroll(disable)
-	for (__u32 i = 1; i <= REACH && i <= reach; i++) {
-		BARRIER(i); /* counted up as it stands here: counted down from `reach`, each number is new to the verifier */
-		flow = flow4_at(home + i);
-		if (flow && same4(&flow->key, key))
-			return flow;
-	}
-	return 0;
+	return family == 4 ? (void *)flow4_at(place) : (void *)flow6_at(place);
 }
 
-INLINE struct flow6 *find6(const struct tuple6 *key)
+INLINE struct state *state_of(void *flow, int family)
 {
-	__u32 home = home6(key);
-	struct flow6 *flow = flow6_at(home);
+	return family == 4 ? &((struct flow4 *)flow)->state : &((struct flow6 *)flow)->state;
+}
 
-	if (!flow || same6(&flow->key, key))
+INLINE __u32 home_of(const void *key, int family)
+{
+	return family == 4 ? home4(key) : home6(key);
+}
+
+INLINE bool same(const void *a, const void *b, int family)
+{
+	return family == 4 ? same4(a, b) : same6(a, b);
+}
+
+/* The flow that `key` names, or a null pointer. Of a place that is just being left the kind may be FREE. */
+INLINE void *find(const void *key, int family)
+{
+	__u32 home = home_of(key, family);
+	void *flow = flow_at(home, family);
+
+	if (!flow || same(flow, key, family))
 		return flow;
 
-	__u32 reach = flow->state.reach;
+	__u32 reach = state_of(flow, family)->reach;
 
 #pragma clang loop unroll(disable)
 	for (__u32 i = 1; i <= REACH && i <= reach; i++) {
 		BARRIER(i); /* counted up as it stands here: counted down from `reach`, each number is new to the verifier */
-		flow = flow6_at(home + i);
-		if (flow && same6(&flow->key, key))
+		flow = flow_at(home + i, family);
+		if (flow && same(flow, key, family))
 			return flow;
 	}
 	return 0;

@@ -89,37 +89,36 @@ struct hop {
 	__u32 address_be32[4]; /* the address this is the way to; IPv4 in the first word */
 };
 
-/* What a control run (control.c) does with a flow. */
-enum { RENEW, REKEY, REMOVE };
+/* What a control run (control.c) does with a flow that stays. */
+enum { RENEW, REKEY };
 
-/* One record of it: in with the key and what shall hold, out with what was counted. */
-struct renewal4 {
-	struct tuple4 key;
+/* One record of it: in with the key and what shall hold, out with what was counted. Of one that leaves: in with the key. */
+struct asked {
 	__u16 hop;
-	__u8 what;          /* RENEW: lease, hop, arrival; REKEY: only key_be32, nothing is told; REMOVE: the flow leaves its place */
+	__u8 what;          /* RENEW: lease, hop, arrival; REKEY: only key_be32, nothing is told */
 	__u8 found;         /* out: 1 when there was such a flow */
+	__u32 key_be32;
 	__u64 lease_ns;     /* 0 closes the flow: its datagrams go up from now on */
 	__u32 arrives_on;
 	__u8 arrives_at[6];
-	__u8 padding[2];
-	__u32 key_be32;
+	__u8 padding[6];
 	__u64 packets;      /* out: forwarded since the last renewal */
 	__u64 octets;       /* out */
 };
 
+struct renewal4 {
+	struct tuple4 key;
+	__u8 padding[4];
+	struct asked asked;
+};
+
 struct renewal6 {
 	struct tuple6 key;
-	__u16 hop;
-	__u8 what;
-	__u8 found;
-	__u64 lease_ns;
-	__u32 arrives_on;
-	__u8 arrives_at[6];
-	__u8 padding[2];
-	__u32 key_be32;
-	__u64 packets;
-	__u64 octets;
+	__u8 padding[4];
+	struct asked asked;
 };
+
+#define PLACINGS 8          /* in one control run */
 
 /* A new flow for the table; its record is there already. */
 struct placing4 {

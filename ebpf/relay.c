@@ -77,7 +77,7 @@ INLINE enum verdict relay_udp4(struct frame *frame, struct iphdr *ip, __u32 leng
 		return verdict;
 
 	struct tuple4 key = tuple4_of(ip, udp);
-	struct flow4 *flow = find4(&key);
+	struct flow4 *flow = find(&key, 4);
 
 	if (!flow || flow->state.kind == FREE)
 		return NO_SESSION;
@@ -123,7 +123,7 @@ INLINE enum verdict relay_udp6(struct frame *frame, struct ipv6hdr *ip, __u32 le
 		return verdict;
 
 	struct tuple6 key = tuple6_of(ip, udp);
-	struct flow6 *flow = find6(&key);
+	struct flow6 *flow = find(&key, 6);
 
 	if (!flow || flow->state.kind == FREE)
 		return NO_SESSION;
@@ -171,7 +171,7 @@ INLINE enum verdict relay_icmp4(struct frame *frame, struct iphdr *ip, __u32 len
 	if (verdict)
 		return verdict;
 
-	struct flow4 *flow = find4(&key);
+	struct flow4 *flow = find(&key, 4);
 
 	if (!flow || flow->state.kind == FREE)
 		return ICMP_OTHER;
@@ -201,7 +201,7 @@ INLINE enum verdict relay_icmp6(struct frame *frame, struct ipv6hdr *ip, __u32 l
 	if (verdict)
 		return verdict;
 
-	struct flow6 *flow = find6(&key);
+	struct flow6 *flow = find(&key, 6);
 
 	if (!flow || flow->state.kind == FREE)
 		return ICMP_OTHER;

@@ -80,7 +80,7 @@ INLINE enum verdict error_sealed4(struct xdp_md *context)
 	if (parse_ethernet(context, &frame) || parse_ipv4(&frame, &ip, &length) || parse_error4(&frame, ip, length, &error, &key))
 		return SEALED_GONE;
 
-	struct flow4 *flow = find4(&key);
+	struct flow4 *flow = find(&key, 4);
 
 	if (!flow || (flow->state.kind != OPEN && flow->state.kind != SEAL))
 		return SEALED_GONE;
@@ -137,7 +137,7 @@ INLINE enum verdict error_sealed6(struct xdp_md *context)
 	if (parse_ethernet(context, &frame) || parse_ipv6(&frame, &ip, &length) || parse_error6(&frame, ip, length, &error, &key))
 		return SEALED_GONE;
 
-	struct flow6 *flow = find6(&key);
+	struct flow6 *flow = find(&key, 6);
 
 	if (!flow || (flow->state.kind != OPEN && flow->state.kind != SEAL))
 		return SEALED_GONE;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * The benchmark's own programs: a generator (run with live frames), a sink that counts and drops, and the bare redirect
- * that is the limit of what forwarding between two interfaces can be. Constants come as -D: OUT, an interface's number; LINES, in
- * how large a table `bounce` visits one cache line per datagram (0: none), which is the least that a session can cost.
+ * that is the limit of what forwarding between two interfaces can be. Constants come as -D: LINES, in how large a table
+ * `bounce` visits one cache line per datagram (0: none), which is the least that a session can cost.
  */
 #include <linux/if_ether.h>
 #include <linux/ip.h>
@@ -44,6 +44,7 @@ BPF_PERCPU_ARRAY(arrived, struct arrivals, 1);
 BPF_ARRAY(sent, u64, 1);             /* when the probe left that is on its way; 0: none is */
 BPF_ARRAY(took, u64, SAMPLES);       /* nanoseconds of each probe */
 BPF_ARRAY(probes, u64, 1);
+BPF_DEVMAP(out, 1);                  /* where `bounce` sends all */
 #if LINES
 BPF_F_TABLE("array", u32, struct line, lines, LINES, 1 << 10); /* BPF_F_MMAPABLE: from a page's beginning on */
 #endif
@@ -149,5 +150,5 @@ int bounce(struct xdp_md *context)
 	*ports ^= line->known; /* zero: the next relay must find the line as well. What the datagram leaves with is read there */
 	line->counted[0]++;
 #endif
-	return bpf_redirect(OUT, 0);
+	return out.redirect_map(0, 0);
 }

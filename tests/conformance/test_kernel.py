@@ -103,7 +103,7 @@ def test_a_session_on_a_port_of_an_earlier_pool_begins_and_ends_as_any_other(ker
 def test_a_tcp_session_is_reset_when_its_lease_ends(kernel: KernelWorld, first: Side, end: str) -> None:
     mapping = kernel.mapping(Protocol.TCP)
     kernel.listen(mapping)
-    assert kernel.backend.apply([Install(mapping, 1.0 if end == "lease" else LONG)]) == [NOTHING]
+    assert kernel.backend.apply([Install(mapping, LONG)]) == [NOTHING]
     ((to_server, to_client),) = mapping.flows()
     flow = to_server if first is Side.CLIENT else to_client
     near, far = kernel.connect(first, flow.source, flow.destination, flow.new_destination)
@@ -111,6 +111,7 @@ def test_a_tcp_session_is_reset_when_its_lease_ends(kernel: KernelWorld, first: 
         near.sendall(b"before")
         assert far.recv(100) == b"before"
         if end == "lease":
+            kernel.backend.apply([Renew(mapping, 1.0)])
             kernel.let_pass(1.2)
         else:
             kernel.backend.apply([Remove(mapping, linger=True)])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from chainrelay.datapath.xdp_layout import ENTRY4, ENTRY6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Kind, Layout, Value, What
+from chainrelay.datapath.xdp_layout import ASKED, ENTRY4, ENTRY6, HOP, RENEWAL4, RENEWAL6, TUPLE4, TUPLE6, Kind, Layout, Value, What
 from chainrelay.wire.endpoint import Address, Endpoint
 
 if TYPE_CHECKING:
@@ -146,35 +146,28 @@ def place_of(value: bytes) -> Address | None:
 
 def renewal_of(key: bytes, arrives: Way, hop: int, lease_ns: int) -> bytes:
     """A record for the control program; `lease_ns` 0 closes the flow."""
-    layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
-    return layout.pack(
-        {
-            **{f"key.{name}": value for name, value in shape.unpack(key).items()},
-            "hop": hop,
-            "lease_ns": lease_ns,
-            "arrives_on": arrives.ifindex,
-            "arrives_at": arrives.own,
-        }
-    )
+    return _asked(key, {"hop": hop, "lease_ns": lease_ns, "arrives_on": arrives.ifindex, "arrives_at": arrives.own})
 
 
 def rekey_of(key: bytes, key_id: bytes) -> bytes:
     """A record for the control program that changes nothing but the key that the flow is sealed with."""
-    layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
-    return layout.pack({**{f"key.{name}": value for name, value in shape.unpack(key).items()}, "what": What.REKEY, "key_be32": key_id})
+    return _asked(key, {"what": What.REKEY, "key_be32": key_id})
 
 
 def removal_of(key: bytes) -> bytes:
-    """A record for the control program by which the flow leaves its place."""
-    layout, shape = (RENEWAL4, TUPLE4) if len(key) == TUPLE4.size else (RENEWAL6, TUPLE6)
-    return layout.pack({**{f"key.{name}": value for name, value in shape.unpack(key).items()}, "what": What.REMOVE})
+    """A record for the removing program."""
+    return _asked(key, {})
 
 
 def renewed_of(record: bytes) -> Renewed | None:
     """The control program's answer; None when there is no such flow."""
-    layout = RENEWAL4 if len(record) == RENEWAL4.size else RENEWAL6
-    fields = layout.unpack(record)
+    fields = ASKED.unpack(record[-ASKED.size :])
     return Renewed(_int(fields["packets"]), _int(fields["octets"])) if fields["found"] else None
+
+
+def _asked(key: bytes, fields: dict[str, Value]) -> bytes:
+    size = (RENEWAL4 if len(key) == TUPLE4.size else RENEWAL6).size
+    return key.ljust(size - ASKED.size, b"\0") + ASKED.pack(fields)
 
 
 def _tuple_layout(family: int) -> Layout:

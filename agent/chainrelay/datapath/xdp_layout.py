@@ -82,11 +82,10 @@ class Kind(IntEnum):
 
 
 class What(IntEnum):
-    """`renewal.what`: what a control run does with a flow."""
+    """`asked.what`: what a control run does with a flow that stays."""
 
     RENEW = 0
     REKEY = 1
-    REMOVE = 2
 
 
 class Layout:
@@ -158,6 +157,7 @@ FLOW6: Final = Layout(
     *COUNT.inside("own"),
 )
 REACH: Final = 63  # places behind its home in which a flow may lie
+PLACINGS: Final = 8  # in one control run
 HOMES_PER_FLOW: Final = 2  # so half of a full table is empty, and a flow lies at home or close by
 RECORD: Final = Layout(
     "record",
@@ -177,20 +177,21 @@ ENTRY6: Final = Layout("entry6", *FLOW6.fields, *RECORD.inside("record"))
 HOP: Final = Layout(
     "hop", ("to", "6s"), ("from", "6s"), ("ifindex", "I"), ("mtu", "I"), ("family", "I"), ("address_be32", "16s")
 )
-_RENEWAL: Final = (
+ASKED: Final = Layout(
+    "asked",
     ("hop", "H"),
     ("what", "B"),
     ("found", "B"),
+    ("key_be32", "4s"),
     ("lease_ns", "Q"),
     ("arrives_on", "I"),
     ("arrives_at", "6s"),
-    ("padding", "2s"),
-    ("key_be32", "4s"),
+    ("padding", "6s"),
     ("packets", "Q"),
     ("octets", "Q"),
 )
-RENEWAL4: Final = Layout("renewal4", *TUPLE4.inside("key"), *_RENEWAL)
-RENEWAL6: Final = Layout("renewal6", *TUPLE6.inside("key"), *_RENEWAL)
+RENEWAL4: Final = Layout("renewal4", *TUPLE4.inside("key"), ("padding", "4s"), *ASKED.inside("asked"))
+RENEWAL6: Final = Layout("renewal6", *TUPLE6.inside("key"), ("padding", "4s"), *ASKED.inside("asked"))
 PLACING4: Final = Layout("placing4", *FLOW4.inside("flow"), ("place", "I"), ("padding", "I"))
 PLACING6: Final = Layout("placing6", *FLOW6.inside("flow"), ("place", "I"), ("padding", "I"))
 SEAL_KEY: Final = Layout("seal_key", ("session", "16s"), ("key_be32", "4s"))
@@ -242,7 +243,7 @@ SCRATCH: Final = Layout(
     ("text", f"{SEALED_LONGEST + 512}s"),
 )
 LAYOUTS: Final = (
-    TUPLE4, TUPLE6, STATE, COUNT, FLOW4, FLOW6, RECORD, HOP, RENEWAL4, RENEWAL6, PLACING4, PLACING6, SEAL_KEY, SEAL, ENDING, SCRATCH
+    TUPLE4, TUPLE6, STATE, COUNT, FLOW4, FLOW6, RECORD, HOP, ASKED, RENEWAL4, RENEWAL6, PLACING4, PLACING6, SEAL_KEY, SEAL, ENDING, SCRATCH
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from chainrelay.datapath.xdp_layout import MAPS, REACH, Slot
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import Map, Program, Refused, opened, tick_ns
 from chainrelay.privileged.xdp_cache import CodeCache
+from chainrelay.privileged.xdp_pins import CONTROL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS: Final = {
     "relay.c": {"native": "chainrelay_native", "generic": "chainrelay_generic"},
-    "control.c": {name: f"chainrelay_{name}" for name in ("place4", "place6", "renew4", "renew6", "end_keys")},
+    "control.c": {name: f"chainrelay_{name}" for name in CONTROL},
 }
 SEALING: Final = {
     file: {slot.name.lower(): f"chainrelay_{slot.name.lower()}" for slot in slots}

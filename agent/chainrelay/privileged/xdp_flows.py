@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from chainrelay.datapath.xdp_entries import Renewed, removal_of, renewed_of
-from chainrelay.datapath.xdp_layout import COUNT, FLOW4, FLOW6, PLACING4, PLACING6, RECORD, RENEWAL4, RENEWAL6
+from chainrelay.datapath.xdp_layout import COUNT, FLOW4, FLOW6, PLACING4, PLACING6, PLACINGS, RECORD, RENEWAL4, RENEWAL6
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
 
@@ -34,7 +34,7 @@ class Flows:
         self._key = slice(0, flow.offsets["leaves.source_be32"] if family == 4 else flow.offsets["padding"])
         self._own = flow.offsets["own.packets"]
         self._records = Map.open(folder / f"records{family}")
-        self._control = Program.open(folder / f"place{family}"), Program.open(folder / f"renew{family}")
+        self._placer, self._renewer, self._remover = (Program.open(folder / f"{name}{family}") for name in ("place", "renew", "remove"))
         with Map.open(folder / f"flows{family}") as table:
             self._table = table.mapped()
 
@@ -72,7 +72,7 @@ class Flows:
         if before is None:
             self._records.delete(key)
             return None
-        self._control[1].run(removal_of(key))
+        self._remover.run(removal_of(key))
         own = self._begin(before[self._size :]) + self._own
         counted = self._table[own : own + COUNT.size]
         record = self._records.take(key) or before[self._size :]
@@ -80,7 +80,7 @@ class Flows:
 
     def renew(self, renewals: Sequence[bytes]) -> list[Renewed | None]:
         """Run the control program, in as many frames as it takes."""
-        return [renewed_of(answer) for answer in _run(self._control[1], renewals, self._renewal.size)]
+        return [renewed_of(answer) for answer in _run(self._renewer, renewals, self._renewal.size, FRAME // self._renewal.size)]
 
     def sweep(self) -> None:
         """Remove records without a place: what a process that died amid an insertion or a removal has left."""
@@ -98,7 +98,7 @@ class Flows:
     def close(self) -> None:
         """Let go of everything; the kernel's state stays."""
         self._table.close()
-        for each in (self._records, *self._control):
+        for each in (self._records, self._placer, self._renewer, self._remover):
             each.close()
 
     def _add_record(self, key: bytes, entry: bytes) -> bool:
@@ -122,7 +122,7 @@ class Flows:
         at = self._placing.offsets["place"]
         homeless = {key: None for key, _ in recorded}
         try:
-            for number, answer in enumerate(_run(self._control[0], asked, self._placing.size)):
+            for number, answer in enumerate(_run(self._placer, asked, self._placing.size, PLACINGS)):
                 if struct.unpack_from("=I", answer, at)[0]:
                     del homeless[recorded[number][0]]
         finally:
@@ -140,8 +140,7 @@ class Flows:
         return (int(struct.unpack_from("=I", record, RECORD.offsets["place"])[0]) - 1) * self._size
 
 
-def _run(program: Program, asked: Sequence[bytes], size: int) -> Iterator[bytes]:
-    room = FRAME // size
-    for at in range(0, len(asked), room):
-        _, after, _ = program.run(b"".join(asked[at : at + room]))
+def _run(program: Program, asked: Sequence[bytes], size: int, at_once: int) -> Iterator[bytes]:
+    for at in range(0, len(asked), at_once):
+        _, after, _ = program.run(b"".join(asked[at : at + at_once]))
         yield from (after[start : start + size] for start in range(0, len(after), size))

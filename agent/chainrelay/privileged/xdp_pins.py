@@ -20,7 +20,8 @@ from chainrelay.privileged.xdp_bpf import EXIST, LOCKED, Map, Program
 
 DEFAULT_PINS: Final = Path("/run/chainrelay/bpf")  # /sys/fs/bpf is root's, and hidden by `ip netns exec`
 SEALING: Final = tuple(slot.name.lower() for slot in Slot)
-PROGRAMS: Final = ("native", "generic", "place4", "place6", "renew4", "renew6", "end_keys", *SEALING)
+CONTROL: Final = ("place4", "place6", "renew4", "renew6", "remove4", "remove6", "end_keys")
+PROGRAMS: Final = ("native", "generic", *CONTROL, *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
 OLD: Final = "_old"  # a map that another one has replaced, with a number behind: keys are in it until `wipe_old`
 ORIGIN: Final = "made_of_"  # an empty folder whose name goes on with the fingerprint of what the programs were made of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from chainrelay.datapath.mapping import Mapping
 from chainrelay.datapath.xdp_entries import Renewed, Way
-from chainrelay.datapath.xdp_layout import ENDING, ENTRY4, RENEWAL4, SEAL, SEAL_KEY, TUPLE4, Verdict, What
+from chainrelay.datapath.xdp_layout import ASKED, ENDING, ENTRY4, SEAL, SEAL_KEY, TUPLE4, Verdict, What
 from chainrelay.datapath.xdp_seals import SealCounts, seal_held_of
 from chainrelay.errors import DatapathError
 from chainrelay.wire.endpoint import Address, Endpoint
@@ -80,7 +80,7 @@ class Maps:
     def renew(self, records: Sequence[bytes]) -> list[Renewed | None]:
         answers: list[Renewed | None] = []
         for record in records:
-            asked = RENEWAL4.unpack(record)
+            asked = ASKED.unpack(record[-ASKED.size :])
             key = record[: TUPLE4.size]
             if key not in self.held:
                 answers.append(None)

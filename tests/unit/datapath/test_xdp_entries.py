@@ -60,6 +60,7 @@ def test_renewals_and_their_answers() -> None:
     flow = FLOWS[4]
     record = renewal_of(key_of(flow.source, flow.destination), Way(flow.source.address, 7, own=MAC), 3, 99)
     fields = RENEWAL4.unpack(record)
-    assert (fields["lease_ns"], fields["hop"], fields["arrives_on"], fields["arrives_at"]) == (99, 3, 7, MAC)
+    assert [fields[f"asked.{name}"] for name in ("lease_ns", "hop", "arrives_on", "arrives_at")] == [99, 3, 7, MAC]
+    assert record[: TUPLE4.size] == key_of(flow.source, flow.destination)
     assert renewed_of(record) is None
-    assert renewed_of(RENEWAL4.pack({**fields, "found": 1, "packets": 5, "octets": 500})) == Renewed(5, 500)
+    assert renewed_of(RENEWAL4.pack({**fields, "asked.found": 1, "asked.packets": 5, "asked.octets": 500})) == Renewed(5, 500)

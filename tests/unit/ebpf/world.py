@@ -94,7 +94,8 @@ class Table:
         self._table, self._records = Map.open(folder / f"flows{family}"), Map.open(folder / f"records{family}")
         self._flow, self._entry, self._renewal = (FLOW4, ENTRY4, RENEWAL4) if family == 4 else (FLOW6, ENTRY6, RENEWAL6)
         self._same = {name: name for name in self._renewal.offsets if name.startswith("key.")} | {
-            "hop": "state.hop", "arrives_on": "state.arrives_on", "arrives_at": "state.arrives_at", "lease_ns": "record.lease_ns"
+            "asked.hop": "state.hop", "asked.lease_ns": "record.lease_ns",
+            "asked.arrives_on": "state.arrives_on", "asked.arrives_at": "state.arrives_at",
         }  # fmt: skip
 
     def update(self, key: bytes, entry: bytes) -> None:
