@@ -65,8 +65,9 @@ def redirect(stack: ExitStack, hops: int, family: int, sessions: int) -> Setup:
     row = bare(stack, hops, family)
     for firewall in row.firewalls:
         made = module(f"LINES={4 * sessions if sessions > 1 else 0}")
+        leaf = made["out"].Leaf(index(firewall.right))
         with firewall.host.enter():
-            made["out"][0] = index(firewall.right)
+            made["out"][0] = leaf
         attach(firewall.left, made.load_func("bounce", made.XDP).fd)
         stack.callback(made.cleanup)
     return Setup("redirect", hops, traffic(row, Endpoint(row.server_end.address(family), PORT), sessions), sessions=sessions)
