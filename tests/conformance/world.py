@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from chainrelay.datapath.backend import Backend
 
 SILENCE: Final = 0.2  # seconds without an arrival that count as "nothing arrives", on a link that takes microseconds
-ARRIVAL: Final = 3.0  # seconds for what does arrive, on a busy machine
+ARRIVAL: Final = 10.0  # seconds for what does arrive, on a very busy machine
 
 
 class Side(Enum):
