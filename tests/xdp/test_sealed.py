@@ -64,7 +64,7 @@ class Sealed:
     def to_client(self, text: bytes) -> bool:
         """Clear there, sealed here, from the entry."""
         self.server.send(self.mapping.server_side, text)
-        got = self.client.receive(3.0)
+        got = self.client.receive(10.0)
         return got is not None and self.peer.open(got[0]) == text and got[1] == self.first.client_side
 
     def verdict(self, verdict: Verdict) -> int:
@@ -105,7 +105,7 @@ def test_datagrams_of_every_kind_of_size_go_both_ways(session: Sealed) -> None:
 def test_replayed_and_forged_datagrams_never_arrive(session: Sealed) -> None:
     payload = session.peer.seal(b"once")
     session.client.send(session.first.client_side, payload)
-    assert session.server.receive(3.0) is not None
+    assert session.server.receive(10.0) is not None
     replayed, forged = session.verdict(Verdict.REPLAYED), session.verdict(Verdict.FORGED)
     for _ in range(5):
         session.client.send(session.first.client_side, payload)
@@ -176,7 +176,7 @@ def test_the_last_key_opens_until_its_time_is_over(session: Sealed) -> None:
     session.peer = Peer(keys(1))
     assert session.to_client(b"by the new one")
     session.client.send(session.first.client_side, old.seal(b"under way"))
-    got = session.server.receive(3.0)
+    got = session.server.receive(10.0)
     assert got is not None
     assert got[0] == b"under way"
     ends = next(held.ends_ns for held in session.fast.sealed_keys() if held.key_id == keys(0).key_id)
@@ -249,7 +249,7 @@ def test_the_server_learns_what_fits(session: Sealed) -> None:
     wait.until(learnt, "packet-too-big from the last relay")
     text = bytes(1500 - 28 - (28 if family == 4 else 48))
     server.send(text)
-    got = session.client.receive(3.0)
+    got = session.client.receive(10.0)
     assert got is not None
     assert session.peer.open(got[0]) == text
     with pytest.raises(OSError, match="Message too long"):

@@ -52,7 +52,7 @@ class Session:
         """Client to server."""
         self.server.drain()
         self.client.send(self.entry, payload)
-        return self.server.receive(3.0) == (payload, self.exit)
+        return self.server.receive(10.0) == (payload, self.exit)
 
     def took(self, hop: int, verdict: Verdict, act: Callable[[], object]) -> int:
         """How often relay `hop` gave this verdict during `act`."""
