@@ -188,12 +188,7 @@ class Call:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Also after a failure the session ends, or the next test would find it standing until its lease is over."""
-        for process, gently in ((self._open, signal.SIGINT), (self._offer, signal.SIGTERM)):
+        for process in (self._open, self._offer):
             if process.poll() is None:
-                process.send_signal(gently)
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait(10)
+                process.kill()
+                process.wait(10)

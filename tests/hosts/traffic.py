@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 RATE: Final = 22_000.0  # datagrams per second
 SETTLE: Final = 5.0
-HELD_UP: Final = 0.02  # seconds: a longer pause between bursts is one in which the sender did not run at all
 SINK: Final = """
 import socket, sys
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -32,12 +31,12 @@ sys.stdin.read()
 """
 SENDER: Final = """
 import json, select, socket, sys, time
-here, there, rate, long = (sys.argv[1], int(sys.argv[2])), (sys.argv[3], int(sys.argv[4])), float(sys.argv[5]), float(sys.argv[6])
+here, there, rate = (sys.argv[1], int(sys.argv[2])), (sys.argv[3], int(sys.argv[4])), float(sys.argv[5])
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind(here)
 sock.connect(there)
 burst, payload = max(1, int(rate / 1000)), bytearray(200)
-sent, pause, held, errors, start = 0, 0.0, 0.0, [], time.monotonic()
+sent, pause, errors, start = 0, 0.0, [], time.monotonic()
 before = start
 print("{}", flush=True)
 while not select.select([sys.stdin], [], [], 0)[0]:
@@ -49,11 +48,11 @@ while not select.select([sys.stdin], [], [], 0)[0]:
             errors.append(str(error))
         sent += 1
     now = time.monotonic()
-    pause, held, before = max(pause, now - before), held + (now - before if now - before > long else 0), now
+    pause, before = max(pause, now - before), now
     ahead = start + sent / rate - now
     if ahead > 0:
         time.sleep(ahead)
-print(json.dumps({"sent": sent, "seconds": time.monotonic() - start, "pause": pause, "held": held, "errors": errors[:3]}), flush=True)
+print(json.dumps({"sent": sent, "seconds": time.monotonic() - start, "pause": pause, "errors": errors[:3]}), flush=True)
 """
 
 
@@ -68,8 +67,6 @@ class Outcome:
     """Seconds between two arrivals at the server."""
     longest_pause: float
     """Seconds between two bursts: a gap of the sender's own making."""
-    held_up: float
-    """Seconds of such pauses together, those beyond HELD_UP: a machine that gives the sender no time says nothing about relays."""
 
     @property
     def lost(self) -> int:
@@ -78,13 +75,13 @@ class Outcome:
 
     @property
     def rate(self) -> float:
-        """Datagrams per second while the sender ran."""
-        return self.sent / (self.seconds - self.held_up)
+        """Datagrams per second."""
+        return self.sent / self.seconds
 
     def __str__(self) -> str:
         return (
-            f"{self.sent} datagrams at {self.rate:.0f}/s, {self.lost} lost, longest gap {self.longest_gap * 1000:.1f} ms (the sender's own "
-            f"longest pause {self.longest_pause * 1000:.1f} ms, held up for {self.held_up * 1000:.0f} of {self.seconds * 1000:.0f} ms)"
+            f"{self.sent} datagrams at {self.rate:.0f}/s, {self.lost} lost, longest gap {self.longest_gap * 1000:.1f} ms "
+            f"(the sender's own longest pause {self.longest_pause * 1000:.1f} ms)"
         )
 
 
@@ -106,7 +103,7 @@ class Traffic:
         self._ends = ends
         self._from, self._to = (server.host, client.host) if ends.sealed else (client.host, server.host)
         here, there = (ends.peer, ends.exit) if ends.sealed else (ends.local, ends.entry)
-        self._sending = [*_ends(here), *_ends(there), str(rate), str(HELD_UP)]
+        self._sending = [*_ends(here), *_ends(there), str(rate)]
         if ends.sealed:
             self._arrivals = Arrivals(client, ends.entry, ends.local.port, drop=True)
         else:
@@ -127,7 +124,7 @@ class Traffic:
         try:
             told = _end(self._sender)
             arrived = self._arrivals.settles(told["sent"], SETTLE)
-            self.outcome = Outcome(told["sent"], arrived, told["seconds"], self._arrivals.longest_gap(), told["pause"], told["held"])
+            self.outcome = Outcome(told["sent"], arrived, told["seconds"], self._arrivals.longest_gap(), told["pause"])
         finally:
             self._arrivals.__exit__()
             if self._sink is not None:
