@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -36,6 +36,7 @@ AGENT: Final = "chainrelay-agent"
 HELPER: Final = "chainrelay-datapath"
 PINS: Final = Path("/run/chainrelay/bpf")
 LISTEN_TIMEOUT: Final = 60.0
+CLOSE_TIMEOUT: Final = 20.0  # seconds; a client asks its relays again until they answer
 
 
 @dataclass
@@ -154,22 +155,28 @@ def next_line(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 class Call:
-    """A session that the packages' own command holds open: `offer` on the server, `open` on the client, sealed `forward`."""
+    """A session that the packages' own command holds open: `offer` on the server, `open` on the client, sealed `forward`.
+
+    It ends with the block, whatever happens there: a session that is left to its lease would be the next test's trouble.
+    """
 
     def __init__(self, row: Appliances, port: int = 5004) -> None:
-        self._offer = row.server.popen(
-            ["chainrelay", "offer", "--listen", str(row.control), "--port", str(port), "--json"], stdout=subprocess.PIPE
-        )
-        assert next_line(self._offer)["event"] == "listening"
-        verb = ["forward", "0", str(row.control), "--seal"] if row.sealed else ["open", str(row.control)]
-        self._open = row.client.popen(["chainrelay", *verb, "--json"], stdout=subprocess.PIPE)
-        said = next_line(self._open)
-        if row.sealed:
-            assert said["event"] == "forward"
+        with ExitStack() as stack:
+            offering = ["chainrelay", "offer", "--listen", str(row.control), "--port", str(port), "--json"]
+            self._offer = row.server.popen(offering, stdout=subprocess.PIPE)
+            stack.callback(end, self._offer, signal.SIGTERM)
+            assert next_line(self._offer)["event"] == "listening"
+            verb = ["forward", "0", str(row.control), "--seal"] if row.sealed else ["open", str(row.control)]
+            self._open = row.client.popen(["chainrelay", *verb, "--json"], stdout=subprocess.PIPE)
+            stack.callback(end, self._open, signal.SIGINT)
             said = next_line(self._open)
-        self.id = str(said["session"])
-        local, entry, exit_, peer = (Endpoint.parse(said[name]) for name in ("local", "entry", "exit", "peer"))
-        self.ends = Ends(local, entry, exit_, peer, row.sealed)
+            if row.sealed:
+                assert said["event"] == "forward"
+                said = next_line(self._open)
+            self.id = str(said["session"])
+            local, entry, exit_, peer = (Endpoint.parse(said[name]) for name in ("local", "entry", "exit", "peer"))
+            self.ends = Ends(local, entry, exit_, peer, row.sealed)
+            self._stack = stack.pop_all()
 
     def close(self) -> dict[str, Any]:
         """Ctrl-C at the client; returns what the hops counted."""
@@ -178,17 +185,22 @@ class Call:
             said = next_line(self._open)
             while said["event"] != "closed":  # `moved` may have come before
                 said = next_line(self._open)
+            self._open.wait(CLOSE_TIMEOUT)
         finally:
-            self._open.wait(10)
-            self._offer.terminate()
-            self._offer.wait(10)
+            self._stack.close()
         return said
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (self._open, self._offer):
-            if process.poll() is None:
-                process.kill()
-                process.wait(10)
+        self._stack.close()
+
+
+def end(process: subprocess.Popen[str], signum: int) -> None:
+    """By the signal; by force if it does not heed it."""
+    for each in (signum, signal.SIGKILL):
+        if process.poll() is None:
+            process.send_signal(each)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(CLOSE_TIMEOUT)

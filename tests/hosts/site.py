@@ -16,6 +16,7 @@ from hosts import packages, trees
 from hosts.booted import Booted, Tree
 from hosts.machine import Fleet, Machine, join, lead
 from hosts.traffic import RATE
+from lab.pace import LEAST
 from lab.row import Row
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Site(ABC):
     name: str
     rate: float
     """Datagrams per second that its hosts carry without being the test's limit."""
+    least: float
+    """Of these, what must come about."""
 
     @abstractmethod
     def row(self, hops: int, **links: Any) -> Row:
@@ -51,7 +54,7 @@ class Site(ABC):
 class Containers(Site):
     """A release of Debian, booted in systemd-nspawn."""
 
-    rate = RATE
+    rate, least = RATE, LEAST
 
     def __init__(self, release: str, repository: Repository) -> None:
         self.name = release
@@ -70,7 +73,7 @@ class Containers(Site):
 class Machines(Site):
     """Vagrant's. There is one set of them, so each row begins with what the one before left taken away."""
 
-    name, rate = "vagrant", 400.0
+    name, rate, least = "vagrant", 400.0, 360.0
 
     def __init__(self, repository: Repository) -> None:
         self._fleet = Fleet()

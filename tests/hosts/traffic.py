@@ -6,7 +6,6 @@ server sends and the last relay seals: its work is looked at, not a library's.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from lab import wait
 from lab.arrivals import Arrivals
+from lab.pace import LOOP, Sent, told
 
 if TYPE_CHECKING:
     from chainrelay.wire.endpoint import Endpoint
@@ -29,30 +29,12 @@ sock.bind((sys.argv[1], int(sys.argv[2])))
 print("{}", flush=True)
 sys.stdin.read()
 """
-SENDER: Final = """
-import json, select, socket, sys, time
-here, there, rate = (sys.argv[1], int(sys.argv[2])), (sys.argv[3], int(sys.argv[4])), float(sys.argv[5])
+SIZE: Final = 200
+SENDER: Final = f"""{LOOP}
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(here)
-sock.connect(there)
-burst, payload = max(1, int(rate / 1000)), bytearray(200)
-sent, pause, errors, start = 0, 0.0, [], time.monotonic()
-before = start
-print("{}", flush=True)
-while not select.select([sys.stdin], [], [], 0)[0]:
-    for _ in range(burst):
-        payload[:4] = sent.to_bytes(4, "big")
-        try:
-            sock.send(payload)
-        except OSError as error:
-            errors.append(str(error))
-        sent += 1
-    now = time.monotonic()
-    pause, before = max(pause, now - before), now
-    ahead = start + sent / rate - now
-    if ahead > 0:
-        time.sleep(ahead)
-print(json.dumps({"sent": sent, "seconds": time.monotonic() - start, "pause": pause, "errors": errors[:3]}), flush=True)
+sock.bind((sys.argv[1], int(sys.argv[2])))
+sock.connect((sys.argv[3], int(sys.argv[4])))
+pace(sock.send, float(sys.argv[5]), {SIZE})
 """
 
 
@@ -60,29 +42,18 @@ print(json.dumps({"sent": sent, "seconds": time.monotonic() - start, "pause": pa
 class Outcome:
     """What became of the traffic."""
 
-    sent: int
+    sent: Sent
     arrived: int
-    seconds: float
     longest_gap: float
     """Seconds between two arrivals at the server."""
-    longest_pause: float
-    """Seconds between two bursts: a gap of the sender's own making."""
 
     @property
     def lost(self) -> int:
         """Datagrams."""
-        return self.sent - self.arrived
-
-    @property
-    def rate(self) -> float:
-        """Datagrams per second."""
-        return self.sent / self.seconds
+        return self.sent.count - self.arrived
 
     def __str__(self) -> str:
-        return (
-            f"{self.sent} datagrams at {self.rate:.0f}/s, {self.lost} lost, longest gap {self.longest_gap * 1000:.1f} ms "
-            f"(the sender's own longest pause {self.longest_pause * 1000:.1f} ms)"
-        )
+        return f"{self.lost} lost, longest gap {self.longest_gap * 1000:.1f} ms, of {self.sent}"
 
 
 @dataclass(frozen=True)
@@ -122,15 +93,12 @@ class Traffic:
 
     def __exit__(self, *_: object) -> None:
         try:
-            told = _end(self._sender)
-            arrived = self._arrivals.settles(told["sent"], SETTLE)
-            self.outcome = Outcome(told["sent"], arrived, told["seconds"], self._arrivals.longest_gap(), told["pause"])
+            sent = told(_end(self._sender))
+            self.outcome = Outcome(sent, self._arrivals.settles(sent.count, SETTLE), self._arrivals.longest_gap())
         finally:
             self._arrivals.__exit__()
             if self._sink is not None:
                 _end(self._sink)
-        if told["errors"]:
-            raise AssertionError(f"sending failed: {told['errors']}")
 
 
 def _ends(endpoint: Endpoint) -> list[str]:
@@ -145,7 +113,7 @@ def _program(host: Any, script: str, arguments: list[str]) -> subprocess.Popen[s
     return process
 
 
-def _end(process: subprocess.Popen[str]) -> Any:
+def _end(process: subprocess.Popen[str]) -> str:
     """End it by its standard input; the last line that it says."""
     said, _ = process.communicate("\n", timeout=60)
-    return json.loads(said) if said else None
+    return said
