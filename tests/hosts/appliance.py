@@ -59,7 +59,8 @@ class Appliances:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="appliances-")))
             self.row = stack.enter_context(site.row(hops, **links_for(xdp)))
             pins = None if xdp == "off" else PINS
-            self.configuration = Configuration(self.row, self.folder, xdp=xdp, pinned=pins)
+            last = self.row.firewalls[-1].name if sealed else ""  # the routes name it; `forward --seal` seals
+            self.configuration = Configuration(self.row, self.folder, xdp=xdp, pinned=pins, last=last)
             self.configuration.write()
             with ThreadPoolExecutor() as pool:
                 list(pool.map(lambda host: self._set_up(host, version), self.hosts))
