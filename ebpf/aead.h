@@ -24,7 +24,7 @@ INLINE void aead_begin(struct scratch *scratch)
 	poly1305_key(scratch);
 }
 
-/* What was made of the key does not stay in memory. */
+/* What was made of the key does not stay in this memory; what lies on the program's stack the next programs overwrite. */
 INLINE void aead_end(struct scratch *scratch)
 {
 	__builtin_memset(scratch, 0, __builtin_offsetof(struct scratch, tag));

@@ -14,7 +14,7 @@ INLINE struct record *record4_of(const struct tuple4 *key);
 INLINE struct record *record6_of(const struct tuple6 *key);
 
 /*
- * Exact whichever CPUs carry a session, but for what is under way on another one while the flow is being removed: the first that
+ * Exact whichever CPUs carry a session, but for what is under way on another one while the flow is being removed or gets its owner: the first that
  * forwards a datagram of it owns the count beside the flow and needs no lock there, since a program is not interrupted by another on
  * its CPU; all others add to the record's. True for the owner.
  *

@@ -214,13 +214,12 @@ INLINE struct record *datagram_record(const struct datagram *datagram, int famil
 }
 
 /* The text into the frame, behind its UDP header. */
-INLINE void write_opened(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
+INLINE bool write_opened(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
 {
 	__u64 text = text_length(job->scratch);
 
 	datagram_rewrite_udp(datagram, family, text, sum_octets(job->scratch->text, text));
-	if (text)
-		bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), job->scratch->text, text);
+	return !text || !bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), job->scratch->text, text);
 }
 
 INLINE enum verdict open(struct xdp_md *context, int family)
@@ -266,7 +265,8 @@ INLINE enum verdict open(struct xdp_md *context, int family)
 	verdict = open_text(context, &job, counter);
 	if (verdict)
 		return verdict;
-	write_opened(context, family, &job, &datagram);
+	if (!write_opened(context, family, &job, &datagram))
+		return SEALED_NO_ROOM;
 	datagram_rewrite_ip(&datagram, family, length - SEALED_OVERHEAD);
 	rewrite_ethernet(&datagram.frame, hop);
 	datagram_count(&datagram, family);
@@ -338,13 +338,13 @@ INLINE enum verdict seal_text(struct job *job, __u32 key_be32)
 }
 
 /* The sealed datagram into the frame, behind its UDP header. */
-INLINE void write_sealed(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
+INLINE bool write_sealed(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
 {
 	__u64 sealed = text_length(job->scratch) + SEALED_OVERHEAD;
 	__u8 *from = (void *)job->scratch->header;
 
 	datagram_rewrite_udp(datagram, family, sealed, sum_octets(from, sealed));
-	bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), from, sealed);
+	return !bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), from, sealed);
 }
 
 /* The headers to the frame's new beginning, SEALED_OVERHEAD lower; word by word and upwards, since the two places overlap. */
@@ -392,6 +392,8 @@ INLINE enum verdict seal(struct xdp_md *context, int family)
 	job.seal = find_key(record, key_be32);
 	if (!job.seal)
 		return UNKNOWN_KEY;
+	if (*(const volatile __u8 *)&state->kind != SEAL)
+		return SEALED_GONE; /* removed meanwhile: the record may have been another session's by then */
 	if (length + SEALED_OVERHEAD > hop->mtu || job.scratch->length > SEALED_LONGEST)
 		return may_answer(job.seal) ? SEALED_TO(family == 4 ? SLOT_ANSWER4 : SLOT_ANSWER6) : SEALED_TOO_LARGE;
 	verdict = take_text(context, &job, datagram.udp, datagram_old(&datagram, family));
@@ -403,7 +405,8 @@ INLINE enum verdict seal(struct xdp_md *context, int family)
 	verdict = seal_text(&job, key_be32 | component_be32);
 	if (verdict)
 		return verdict;
-	write_sealed(context, family, &job, &datagram);
+	if (!write_sealed(context, family, &job, &datagram))
+		return SEALED_NO_ROOM;
 	datagram_rewrite_ip(&datagram, family, length + SEALED_OVERHEAD);
 	rewrite_ethernet(&datagram.frame, hop);
 	datagram_count(&datagram, family);

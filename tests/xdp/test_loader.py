@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -39,7 +40,7 @@ def row() -> Iterator[FastRow]:
 def pair() -> Iterator[tuple[Namespace, str, Pins]]:
     """A host with one interface `wan`, and a folder for pins."""
     with Namespace("here") as here, Namespace("there") as there, ExitStack() as stack:
-        connect(here, there, ("10.1.0.0/24",), names=("wan", "far"))
+        connect(here, there, ("10.1.0.0/24",), names=("wan", "far"), gro=True)
         pins = Pins()
         stack.callback(pins.close)
         yield here, "wan", pins
@@ -129,14 +130,66 @@ def test_detach_takes_ours_off_and_leaves_no_pin(pair: tuple[Namespace, str, Pin
 
 
 def test_jumbo_frames_fall_back_to_generic_and_say_why(pair: tuple[Namespace, str, Pins]) -> None:
+    """All of them: a native program's frames would be lost at an interface that has no native program."""
     host, name, pins = pair
     with Namespace("jumbo") as far:
-        connect(host, far, ("10.2.0.0/24",), names=("lan", "far"), mtu=9000)
+        connect(host, far, ("10.2.0.0/24",), names=("lan", "far"), mtu=9000, gro=True)
         report = pins.load(host, [name, "lan"])
-        assert report["interfaces"]["wan"] == {"mode": "native", "why": ""}
+        assert report["interfaces"]["wan"] == {"mode": "generic", "why": "native programs can't send to lan, which is generic"}
         assert report["interfaces"]["lan"]["mode"] == "generic"
         assert report["interfaces"]["lan"]["why"].startswith("native: ")
+        before = attached(host, name), attached(host, "lan")
+        assert pins.load(host, [name, "lan"])["reused"]
+        assert (attached(host, name), attached(host, "lan")) == before, "a restart is no gap"
         assert "MTU" in pins.load(host, ["lan"], "--mode", "native", check=False)["error"]
+
+
+def test_an_interface_that_takes_no_frames_makes_all_generic(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    with Namespace("bare") as far:
+        connect(host, far, ("10.2.0.0/24",), names=("lan", "far"), gro=False)
+        report = pins.load(host, [name, "lan"])["interfaces"]
+        assert [report[each]["mode"] for each in (name, "lan")] == ["generic", "generic"]
+        assert "takes no frames" in report["lan"]["why"]
+        assert "takes no frames" in pins.load(host, [name, "lan"], "--mode", "native", check=False)["error"]
+
+
+def test_a_program_of_a_loader_that_failed_is_still_ours(pair: tuple[Namespace, str, Pins]) -> None:
+    """It has attached to the first interface before the second refused."""
+    host, name, pins = pair
+    assert "interface lo: native" in pins.load(host, [name, "lo"], "--mode", "native", check=False)["error"]
+    assert attached(host, name).mode is xdp_attach.Mode.NATIVE
+    first = attached(host, name)
+    assert pins.load(host, [name], "--mode", "native")["interfaces"][name]["mode"] == "native"
+    assert attached(host, name) != first
+    assert not [path for path in pins.path.glob("v*/*") if "_left" in path.name or "_new" in path.name]
+    pins.load(host, [name, "lo"], "--mode", "native", check=False)
+    pins.load(host, [name], "--detach")
+    assert attached(host, name) == xdp_attach.Attached(0, None)
+    assert list(pins.path.glob("v*")) == []
+
+
+def test_who_goes_leaves_the_others_alone(pair: tuple[Namespace, str, Pins]) -> None:
+    """By `--detach`, and off the list of interfaces: no program, no exit; the others keep theirs."""
+    host, name, pins = pair
+    with Namespace("other") as far:
+        connect(host, far, ("10.2.0.0/24",), names=("lan", "far"), gro=True)
+        folder = Path(pins.load(host, [name, "lan"])["folder"])
+
+        def exits() -> set[str]:
+            with host.enter(), Map.open(folder / "exits") as found:
+                return {each for number, each in socket.if_nameindex() if found.lookup(number.to_bytes(4, sys.byteorder))}
+
+        assert exits() == {name, "lan"}
+        pins.load(host, [name], "--detach")
+        assert (exits(), attached(host, name).program, attached(host, "lan").mode) == ({"lan"}, 0, xdp_attach.Mode.NATIVE)
+        pins.load(host, [name, "lan"])
+        assert exits() == {name, "lan"}
+        pins.load(host, ["lan"])
+        assert (exits(), attached(host, name).program) == ({"lan"}, 0)
+        pins.load(host, [name, "lan"])
+        host.run(["ip", "link", "del", "dev", "lan"])
+        assert exits() == {name}
 
 
 def test_the_rights_of_the_helpers_unit_are_enough(pair: tuple[Namespace, str, Pins]) -> None:

@@ -215,6 +215,7 @@ SEAL: Final = Layout(
     ("budget_used", "Q"),
     ("answered_ns", "Q"),
 )
+SEALED_MOST: Final = 2**32  # datagrams that are sealed with one key
 ENDING: Final = Layout(
     "ending",
     *SEAL_KEY.inside("key"),

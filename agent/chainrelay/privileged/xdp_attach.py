@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
 from chainrelay.errors import DatapathError
-from chainrelay.privileged.rtnetlink import ACK, NESTED, RTM_GETLINK, RTM_SETLINK, Rtnetlink, attribute, attributes
+from chainrelay.privileged.rtnetlink import ACK, NESTED, RTM_GETLINK, RTM_SETLINK, Refused, Rtnetlink, attribute, attributes
 
 IFLA_XDP: Final = 43
 XDP_FD, XDP_ATTACHED, XDP_FLAGS, XDP_PROG_ID, XDP_EXPECTED_FD = 1, 2, 3, 4, 8
 FLAG_ONLY_IF_NONE, FLAG_GENERIC, FLAG_NATIVE, FLAG_REPLACE = 1, 2, 4, 16
+NETLINK_GENERIC, GENERIC_CONTROL, CTRL_GET_FAMILY, CTRL_FAMILY_ID, CTRL_FAMILY_NAME = 16, 16, 3, 1, 2
+NETDEV_DEV_GET, NETDEV_IFINDEX, NETDEV_XDP_FEATURES, NDO_XMIT = 1, 1, 3, 4
 _LINK: Final = struct.Struct("=BxHiII")
+_GENERIC: Final = struct.Struct("=BBxx")
 
 
 class Mode(IntEnum):
@@ -57,6 +61,24 @@ def attached(index: int) -> Attached:
     program = struct.unpack("=I", xdp[XDP_PROG_ID])[0] if XDP_PROG_ID in xdp else 0
     where = xdp.get(XDP_ATTACHED, b"\0")[0]
     return Attached(program, {1: Mode.NATIVE, 2: Mode.GENERIC}.get(where))
+
+
+def takes_frames(index: int) -> bool:
+    """Whether the driver sends what a native program of another interface redirects to it. True where the kernel can't tell (before 6.3).
+
+    By the family "netdev" of generic netlink: NETDEV_CMD_DEV_GET, NETDEV_A_DEV_XDP_FEATURES, NETDEV_XDP_ACT_NDO_XMIT (linux/netdev.h).
+    """
+    with Rtnetlink(NETLINK_GENERIC) as netlink:
+        try:
+            name = attribute(CTRL_FAMILY_NAME, b"netdev\0")
+            family = attributes(netlink.request(GENERIC_CONTROL, 0, _GENERIC.pack(CTRL_GET_FAMILY, 1) + name)[_GENERIC.size :])
+            (number,) = struct.unpack("=H", family[CTRL_FAMILY_ID])
+            asked = _GENERIC.pack(NETDEV_DEV_GET, 1) + attribute(NETDEV_IFINDEX, struct.pack("=I", index))
+            told = attributes(netlink.request(number, 0, asked)[_GENERIC.size :])
+        except (Refused, KeyError):
+            return True
+    features = told.get(NETDEV_XDP_FEATURES)
+    return features is None or bool(int.from_bytes(features, sys.byteorder) & NDO_XMIT)
 
 
 def attach(index: int, descriptor: int, mode: Mode, expected: int | None = None) -> None:

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Final
 from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, homes_of
 from chainrelay.errors import DatapathError
 from chainrelay.limits import FAST_PATH_PARTNERS, FAST_PATH_SESSIONS
-from chainrelay.privileged import xdp_attach, xdp_pins
-from chainrelay.privileged.xdp_attach import Mode
-from chainrelay.privileged.xdp_bpf import Program, tick_ns
+from chainrelay.privileged import xdp_attach, xdp_modes, xdp_pins
+from chainrelay.privileged.xdp_bpf import tick_ns
 from chainrelay.privileged.xdp_cache import CodeCache, folder_from_environment
 
 if TYPE_CHECKING:
@@ -70,21 +69,19 @@ def load(options: argparse.Namespace) -> Report:
     folder = xdp_pins.folder_of(pins)
     xdp_pins.ensure_bpffs(pins)
     report = Report(str(folder), new_maps=xdp_pins.ensure_maps(folder, options.flows, options.hops))
+    xdp_pins.put_left_aside(folder)
     origin = fingerprint(options.source, options.flows)
     report.reused = not report.new_maps and xdp_pins.made_of(folder) == origin
     if not report.reused:
         _make_programs(options, folder, report, CodeCache(folder_from_environment(), origin))
-    suffix = "" if report.reused else xdp_pins.NEW
-    for name, index in indices.items():
-        report.interfaces[name] = _attach(pins, folder, suffix, name, index, options.mode)
-        xdp_pins.set_exit(folder, index, takes=report.interfaces[name]["mode"] != "off")
+    report.interfaces = xdp_modes.attach_all(pins, "" if report.reused else xdp_pins.NEW, indices, options.mode)
     for number, _ in socket.if_nameindex():
         if number not in indices.values():  # one that the configuration has named before
-            xdp_pins.set_exit(folder, number, takes=False)
-            _detach(pins, number)
+            xdp_modes.detach(pins, number)
     if not report.reused:
         xdp_pins.publish(folder)
         xdp_pins.note_origin(folder, "" if report.no_sealing else origin)
+    xdp_pins.drop_left(folder)
     xdp_pins.wipe_old(folder)
     for stale in xdp_pins.other_versions(pins):
         xdp_pins.wipe_keys(stale)
@@ -116,62 +113,16 @@ def fingerprint(source: Path, flows: int) -> str:
 
 
 def unload(pins: Path, interfaces: Sequence[str]) -> Report:
-    """Take our programs off the interfaces (none named: off all of them) and remove all pins. What is not ours stays."""
+    """Take our programs off the interfaces (none named: off all of them); with the last one all pins go. What is not ours stays."""
     report = Report(str(xdp_pins.folder_of(pins)))
     for name in interfaces or [name for _, name in socket.if_nameindex()]:
-        _detach(pins, xdp_attach.interface_index(name))
+        xdp_modes.detach(pins, xdp_attach.interface_index(name))
         report.interfaces[name] = {"mode": "off", "why": "detached"}
-    for version in [*xdp_pins.other_versions(pins), xdp_pins.folder_of(pins)]:
-        xdp_pins.wipe_keys(version)
-        xdp_pins.forget(version)
+    if not xdp_modes.anywhere(pins):
+        for version in [*xdp_pins.other_versions(pins), xdp_pins.folder_of(pins)]:
+            xdp_pins.wipe_keys(version)
+            xdp_pins.forget(version)
     return report
-
-
-def _detach(pins: Path, index: int) -> None:
-    ours = xdp_pins.our_programs(pins) if pins.is_dir() else {}
-    now = xdp_attach.attached(index) if ours else xdp_attach.NOTHING
-    if now.mode is not None and now.program in ours:
-        with Program.open(ours[now.program]) as program:
-            xdp_attach.detach(index, now.mode, program.descriptor)
-
-
-def _attach(pins: Path, folder: Path, suffix: str, name: str, index: int, wanted: str) -> dict[str, str]:
-    modes = {"auto": [Mode.NATIVE, Mode.GENERIC], "native": [Mode.NATIVE], "generic": [Mode.GENERIC]}[wanted]
-    reasons: list[str] = []
-    for mode in modes:
-        try:
-            _attach_as(pins, folder / f"{mode.name.lower()}{suffix}", index, mode)
-        except DatapathError as error:
-            reasons.append(f"{mode.name.lower()}: {error}")
-        else:
-            return {"mode": mode.name.lower(), "why": "; ".join(reasons)}
-    if wanted != "auto":
-        raise DatapathError(f"interface {name}: {'; '.join(reasons)}")
-    return {"mode": "off", "why": "; ".join(reasons)}
-
-
-def _attach_as(pins: Path, pin: Path, index: int, mode: Mode) -> None:
-    now = xdp_attach.attached(index)
-    ours = xdp_pins.our_programs(pins)
-    with Program.open(pin) as program:
-        if not now.program:
-            xdp_attach.attach(index, program.descriptor, mode)
-            return
-        if now.program not in ours or now.mode is None:
-            raise DatapathError(
-                f"another XDP program (id {now.program}) is attached and stays; take it off by `ip link set dev "
-                f"{_name(index)} xdp off`, or leave the interface out of datapath.interfaces"
-            )
-        with Program.open(ours[now.program]) as before:
-            if now.mode == mode:
-                xdp_attach.attach(index, program.descriptor, mode, expected=before.descriptor)
-            else:  # the kernel can't change the mode in one step; the rules carry the datagrams in between
-                xdp_attach.detach(index, now.mode, before.descriptor)
-                xdp_attach.attach(index, program.descriptor, mode)
-
-
-def _name(index: int) -> str:
-    return socket.if_indextoname(index)
 
 
 def _parser() -> argparse.ArgumentParser:

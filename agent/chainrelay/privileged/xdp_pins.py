@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, MapLayout, Slot, entries_of
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, SEAL, SEALED_MOST, MapLayout, Slot, entries_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import EXIST, LOCKED, Map, Program
 
@@ -24,6 +24,8 @@ CONTROL: Final = ("place4", "place6", "renew4", "renew6", "remove4", "remove6", 
 PROGRAMS: Final = ("native", "generic", *CONTROL, *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
 OLD: Final = "_old"  # a map that another one has replaced, with a number behind: keys are in it until `wipe_old`
+LEFT: Final = "_left"  # a program that a loader has attached and not published before it died, with a number behind
+ENDED: Final = SEAL.pack({"next": SEALED_MOST, "top": 2**64 - 1, "ends_ns": 1})
 ORIGIN: Final = "made_of_"  # an empty folder whose name goes on with the fingerprint of what the programs were made of
 
 
@@ -82,7 +84,7 @@ def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
 
 def _put_aside(path: Path, layout: MapLayout) -> None:
     if layout.locked and path.exists():
-        path.rename(next(aside for number in count() if not (aside := path.with_name(f"{path.name}{OLD}{number}")).exists()))
+        path.rename(_free(path.with_name(f"{path.name}{OLD}")))
     else:
         path.unlink(missing_ok=True)
 
@@ -118,7 +120,7 @@ def set_exit(folder: Path, interface: int, *, takes: bool) -> None:
 
 
 def wipe_keys(folder: Path) -> None:
-    """Zeros in the place of every key of a version's `seals`, which no attached program uses any more and which is about to be removed."""
+    """Zeros in the place of every key of a version's `seals`, which is about to be removed."""
     for path in [folder / "seals", *_old(folder)]:
         if path.exists():
             _wipe(path)
@@ -132,11 +134,12 @@ def wipe_old(folder: Path) -> None:
 
 
 def _wipe(path: Path) -> None:
-    """Under the value's lock bpf(2) writes in place; a value that it replaces or deletes stays readable in freed memory."""
+    """Under the value's lock bpf(2) writes in place; a value that it replaces or deletes stays readable in freed memory. A program
+    that holds the entry seals nothing with it and opens nothing: its counters are at their ends."""
     with Map.open(path) as seals:
         for key, _ in list(seals.items()):
             with suppress(FileNotFoundError):
-                seals.update(key, bytes(seals.value_size), EXIST | LOCKED)
+                seals.update(key, ENDED if seals.value_size == len(ENDED) else bytes(seals.value_size), EXIST | LOCKED)
             seals.delete(key)
 
 
@@ -148,10 +151,27 @@ def our_programs(pins: Path) -> dict[int, Path]:
     """Id -> pin of every program of ours, of this and of other layout versions."""
     found = {}
     for path in sorted(pins.glob("v*/*")):
-        if path.name.removesuffix(NEW) in PROGRAMS:
+        if path.name.partition(LEFT)[0].removesuffix(NEW) in PROGRAMS:
             with Program.open(path) as program:
                 found[program.id] = path
     return found
+
+
+def put_left_aside(folder: Path) -> None:
+    """What an earlier loader pinned as `_new` may be attached: its only pin must not go before it is replaced."""
+    for name in PROGRAMS:
+        with suppress(FileNotFoundError):
+            (folder / f"{name}{NEW}").rename(_free(folder / f"{name}{LEFT}"))
+
+
+def drop_left(folder: Path) -> None:
+    """No interface has them any more."""
+    for path in folder.glob(f"*{LEFT}*"):
+        path.unlink()
+
+
+def _free(path: Path) -> Path:
+    return next(free for number in count() if not (free := path.with_name(f"{path.name}{number}")).exists())
 
 
 def publish(folder: Path) -> None:

@@ -33,7 +33,7 @@ def options(tmp_path: Path) -> Iterator[FastPathOptions]:
 @pytest.fixture
 def host() -> Iterator[Namespace]:
     with Namespace("here") as here, Namespace("there") as there:
-        connect(here, there, ("10.1.0.0/24", "fd00:1::/64"), names=("wan", "far"))
+        connect(here, there, ("10.1.0.0/24", "fd00:1::/64"), names=("wan", "far"), gro=True)
         with here.enter():
             yield here
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chainrelay.datapath.xdp_layout import MAPS
+from chainrelay.datapath.xdp_layout import MAPS, SEAL, SEALED_MOST
 from chainrelay.errors import DatapathError
 from chainrelay.privileged import xdp_pins
 from chainrelay.privileged.xdp_bpf import Map
@@ -43,6 +43,9 @@ def test_maps_are_made_once_and_kept_while_the_size_stays(pins: Path) -> None:
     assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6", "records4", "records6", "seals"]
     with Map.open(folder / "records4") as records:
         assert (records.entries, list(records.items())) == (128, [])
+
+
+SEAL_SIZES = {"open_key": 32, "open_iv": 12, "seal_key": 32, "seal_iv": 12}
 
 
 def seal_keys(folder: Path) -> None:
@@ -82,7 +85,9 @@ def test_keys_that_are_given_up_become_zeros_first(pins: Path, freed: list[bytes
     else:
         xdp_pins.wipe_keys(folder)
     assert len(freed) == (4 if what == "resized" else 2)
-    assert all(value == bytes(len(value)) for value in freed)
+    for value in map(SEAL.unpack, freed):
+        assert all(value[name] == bytes(SEAL_SIZES[name]) for name in SEAL_SIZES)
+        assert (value["next"], value["top"]) == (SEALED_MOST, 2**64 - 1), "whoever still holds it could use a key of zeros"
 
 
 def test_whoever_replaces_a_map_says_first_that_the_programs_are_others(pins: Path) -> None:
