@@ -149,7 +149,7 @@ class Client:
         """A session with the known server endpoint `peer` (P6, `host:port`); nobody tells the server P5 but you. Raises Refusal."""
         wish = self._wish(local, sockets, lease, seal)
         target = Target.parse(peer)
-        check_ports(protocol, components, wish)
+        check_ports(protocol, components, wish, target.port)
         if not target.port:
             raise ValueError(f"{peer} names no port; `reserve` is for a server whose port is known later")
 
@@ -345,7 +345,9 @@ async def connect_stream(session: Session, *, starting: bool = False) -> None:
 def parse_server(text: str) -> Target:
     """`host` or `host:port`, IPv6 in brackets when a port follows. Raises ValueError."""
     with contextlib.suppress(ValueError):
-        return Target.parse(f"{_bracketed(text)}:{OFFER_PORT}" if _is_address(text) or ":" not in text else text)
+        found = Target.parse(f"{_bracketed(text)}:{OFFER_PORT}" if _is_address(text) or ":" not in text else text)
+        if found.port:
+            return found
     raise ValueError(f"{text!r} is not a server: write host or host:port, IPv6 as [address]:port")
 
 

@@ -16,6 +16,8 @@ from chainrelay.session.tables import Direct, PeerTable, Route
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 
+LAST_PORT = 65535
+
 
 @dataclass(frozen=True, slots=True)
 class Wish:
@@ -59,13 +61,15 @@ class ServerWishes(TypedDict, total=False):
     peers: Sequence[IPv4Network | IPv6Network]
 
 
-def check_ports(protocol: Protocol, components: int, wish: Wish) -> None:
-    """Whether P1 can be what was asked for. Raises ValueError."""
+def check_ports(protocol: Protocol, components: int, wish: Wish, peer: int = 0) -> None:
+    """Whether P1 and the server's port `peer` can be what was asked for. Raises ValueError."""
     port = wish.local.port if isinstance(wish.local, Endpoint) else wish.local
     if components == 2 and protocol is not Protocol.UDP:
         raise ValueError("two components are a pair of UDP ports; a TCP session has one")
     if components == 2 and port % 2:
         raise ValueError(f"local port {port} is odd; a pair is an even port and the next one")
+    if components == 2 and peer == LAST_PORT:
+        raise ValueError(f"the server's port {peer} has no next one; a pair is a port and the next one")
 
 
 def is_sealed(route: Route, protocol: Protocol, wish: Wish, peers: PeerTable) -> bool:

@@ -80,6 +80,7 @@ def read_peers(
     file = read_file(directory, PEERS, problems, optional=optional)
     partners = Partners(certain="peer" in file.held)
     rows: dict[str, PeerRow] = {}
+    whose: dict[bytes, str] = {}
     for values in file.get(PEER_ROWS, ()):
         peer = values.get(PEER_ID)
         if peer is None:
@@ -92,6 +93,10 @@ def read_peers(
         partners.kinds.setdefault(peer, values.get(KIND))
         row = _row(directory, values, peer)
         if row is not None:
+            for key in row.keys:
+                if whose.setdefault(key.secret, peer) != peer:
+                    why = f"the key {key.kid!r} is {whose[key.secret]}'s as well: either could pass for the other"
+                    values.at(KEYS).warn(why, "make a new key for one of them: chainrelay key new")
             rows.setdefault(peer, row)
             partners.users |= row.users
         else:

@@ -38,6 +38,7 @@ WARNINGS = [
         "peers.toml:peer[2].users (line 10)",
         "superfluous",
     ),
+    ("peers", RELAY["peers.toml"].replace("fw2.key", "alice.key"), "peers.toml:peer[2].keys (line 9)", "either could pass for the other"),
 ]
 
 

@@ -15,6 +15,7 @@ from chainrelay import client
 from chainrelay.client import Client, Session
 from chainrelay.client.client import Opening
 from chainrelay.client.data_keys import SealCounters
+from chainrelay.errors import ConfigError
 from chainrelay.wire.endpoint import Address, Endpoint, parse_address, split_host_port
 from chainrelay.wire.messages import HopCounters, Protocol, Way
 
@@ -56,6 +57,19 @@ def add_session(parser: argparse.ArgumentParser) -> None:
     seal.add_argument("--no-seal", dest="seal", action="store_false", default=None, help="don't, although routes.toml says seal = true")
     parser.add_argument("--lease", type=int, default=0, metavar="SECONDS", help="lease to ask for (default: client.toml)")
     add_config(parser)
+
+
+def check_options(options: argparse.Namespace, *, tcp_needs_peer: bool = False) -> None:
+    """An option that would do nothing is a mistake, and with --server-id a dangerous one. Raises ConfigError."""
+    if options.peer:
+        without = {"--server-id": options.server_id, "--peers": options.peers, "--until-done": getattr(options, "until_done", False)}
+        for name in [name for name, given in without.items() if given]:
+            why = "with --peer there is no control connection to the server"
+            raise ConfigError(name, why, "leave it out, or give SERVER in place of --peer")
+    elif tcp_needs_peer and options.tcp:
+        raise ConfigError("--tcp", "the server's offer says whether the session is TCP", "leave it out, or give --peer in place of SERVER")
+    if options.tcp and options.components == 2:
+        raise ConfigError("--components 2", "a TCP session has one port", "leave out one of the two")
 
 
 def make_client(options: argparse.Namespace) -> Client:

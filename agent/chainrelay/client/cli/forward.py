@@ -20,6 +20,7 @@ from chainrelay.client import sockets as p1
 from chainrelay.client.advice import Exit
 from chainrelay.client.cli import common
 from chainrelay.client.datagrams import LARGEST_DATAGRAM, too_large
+from chainrelay.client.wishes import LAST_PORT
 from chainrelay.errors import ConfigError, Refusal
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
@@ -58,6 +59,9 @@ async def run(options: argparse.Namespace) -> int:
         raise ConfigError("--seal", "TCP sessions can't be sealed", "leave out one of the two; over TCP the program can use TLS or ssh")
     if options.to is not None and (options.tcp or options.to.family != options.listen.family):
         raise ConfigError("--to", f"{options.to} is not where LISTEN ({options.listen}) can send datagrams", "UDP only, and of one family")
+    common.check_options(options)
+    if options.to is not None and options.components == 2 and options.to.port == LAST_PORT:
+        raise ConfigError("--to", f"port {LAST_PORT} has no next one for the second component", "choose an even port below")
     async with common.make_client(options) as owner:
         if options.tcp:
             await _forward_connections(owner, options)

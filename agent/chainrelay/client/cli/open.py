@@ -37,6 +37,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.seal and not options.once:
         why = "the program that uses P1 would have to seal its datagrams itself"
         raise ConfigError("--seal", why, "use `chainrelay forward --seal`; `open --seal --once` tells whether a sealed session can be had")
+    common.check_options(options, tcp_needs_peer=True)
     report = common.Report(as_json=options.json)
     protocol = (Protocol.TCP if options.tcp else Protocol.UDP) if options.peer else None
     async with common.make_client(options) as owner:

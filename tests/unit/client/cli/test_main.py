@@ -5,6 +5,8 @@ What argparse alone can tell runs in this process: a Python of its own for each 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,16 @@ from unit.client.cli.command import run
         ["offer", "--port", "5004", "--allow-id", "alice"],
         ["offer", "--port", "5004", "--", "/no/such/program"],
         ["key"],
+        ["open", "10.0.0.1:0"],
+        ["open", "server", "--tcp"],
+        ["open", "--peer", "10.0.0.1:5", "--server-id", "srv"],
+        ["open", "--peer", "10.0.0.1:5", "--peers", "10.0.0.0/8"],
+        ["open", "--peer", "10.0.0.1:5", "--until-done"],
+        ["open", "--peer", "10.0.0.1:65535", "--components", "2"],
+        ["open", "--peer", "10.0.0.1:6", "--tcp", "--components", "2"],
+        ["forward", "0", "--peer", "10.0.0.1:6", "--tcp", "--components", "2"],
+        ["forward", "0", "--peer", "10.0.0.1:6", "--components", "2", "--to", "127.0.0.1:65535"],
+        ["forward", "0", "--peer", "10.0.0.1:6", "--server-id", "srv"],
     ],
 )
 def test_wrong_usage_is_2_and_says_what(arguments: list[str], directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +59,17 @@ def test_wrong_usage_of_the_process() -> None:
     done = run("open")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage:")
+
+
+@pytest.mark.parametrize(("output", "says"), [("/dev/full", "standard output: No space left on device"), ("&-", "is closed"), ("pipe", "")])
+def test_output_that_can_not_be_written_is_one_line_and_1(output: str, says: str) -> None:
+    command_ = f"{sys.executable} -m chainrelay.client.cli key new"
+    script = f"{{ {command_}; echo $? >&2; }} | true" if output == "pipe" else f"{command_} >{output}; echo $? >&2"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    lines = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr
+    if output != "pipe":  # whether the reader has gone by then is the machine's affair
+        assert (len(lines), says in lines[0], lines[1]) == (2, True, "1"), done.stderr
 
 
 def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
