@@ -46,7 +46,8 @@ INLINE __u64 text_length(const struct scratch *scratch)
 {
 	__u64 length = *(const volatile __u32 *)&scratch->length;
 
-	return length > SEALED_LONGEST ? SEALED_LONGEST : length;
+	AT_MOST(length, SEALED_LONGEST);
+	return length;
 }
 
 /* The key stream from block 1 on into the text; up to 63 octets behind it are changed as well. */

@@ -118,7 +118,7 @@ struct renewal6 {
 	struct asked asked;
 };
 
-#define PLACINGS 8          /* in one control run */
+#define AT_ONCE 8           /* flows in one control run */
 
 /* A new flow for the table; its record is there already. */
 struct placing4 {

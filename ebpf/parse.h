@@ -16,6 +16,10 @@
 #define INLINE static __attribute__((always_inline)) inline
 /* What the compiler must not see through: a value behind it has no known bounds and no known origin. */
 #define BARRIER(x) asm volatile("" : "+r"(x))
+/* Bounds that the verifier sees: of the compiler's own comparison it may learn about a register, while the number is read from the stack
+ * again (Linux 6.1 does not know that they are the same). */
+#define AT_MOST(x, most) asm volatile("if %0 <= %1 goto +1\n%0 = %1\n" : "+r"(x) : "i"(most))
+#define NOT_NEGATIVE(x) asm volatile("if %0 s> 0 goto +1\n%0 = 0\n" : "+r"(x))
 
 #define BE16(x) __builtin_bswap16(x)
 #define BE32(x) __builtin_bswap32(x)

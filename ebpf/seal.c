@@ -108,11 +108,10 @@ INLINE __u64 sum_octets(__u8 *from, __u64 length)
 	length = (length + 3) & ~3ULL;
 #pragma clang loop unroll(full)
 	for (__u32 done = 0; done < OCTETS_SUMMED; done += SUMMED_AT_ONCE) {
-		__u64 more = length > done ? length - done : 0;
+		__s64 more = length - done;
 
-		BARRIER(more);
-		if (more > SUMMED_AT_ONCE)
-			more = SUMMED_AT_ONCE;
+		NOT_NEGATIVE(more);
+		AT_MOST(more, SUMMED_AT_ONCE);
 		sum = bpf_csum_diff(0, 0, (void *)(from + done), more, sum);
 	}
 	return (__u32)sum;
@@ -216,10 +215,11 @@ INLINE struct record *datagram_record(const struct datagram *datagram, int famil
 /* The text into the frame, behind its UDP header. */
 INLINE bool write_opened(struct xdp_md *context, int family, struct job *job, struct datagram *datagram)
 {
-	__u64 text = text_length(job->scratch);
+	__u64 text = text_length(job->scratch), least = 1;
 
 	datagram_rewrite_udp(datagram, family, text, sum_octets(job->scratch->text, text));
-	return !text || !bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), job->scratch->text, text);
+	BARRIER(least); /* of `text` not being 0 Linux 6.1 learns nothing */
+	return text < least || !bpf_xdp_store_bytes(context, job->at + sizeof(struct udphdr), job->scratch->text, text);
 }
 
 INLINE enum verdict open(struct xdp_md *context, int family)

@@ -157,7 +157,7 @@ FLOW6: Final = Layout(
     *COUNT.inside("own"),
 )
 REACH: Final = 63  # places behind its home in which a flow may lie
-PLACINGS: Final = 8  # in one control run
+AT_ONCE: Final = 8  # flows in one control run
 HOMES_PER_FLOW: Final = 2  # so half of a full table is empty, and a flow lies at home or close by
 RECORD: Final = Layout(
     "record",

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from chainrelay.datapath.xdp_entries import Renewed, removal_of, renewed_of
-from chainrelay.datapath.xdp_layout import COUNT, FLOW4, FLOW6, PLACING4, PLACING6, PLACINGS, RECORD, RENEWAL4, RENEWAL6
+from chainrelay.datapath.xdp_layout import AT_ONCE, COUNT, FLOW4, FLOW6, PLACING4, PLACING6, RECORD, RENEWAL4, RENEWAL6
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-
-FRAME: Final = 3000  # octets of records in one control run: a test run's frame must fit a page
 
 
 class Flows:
@@ -80,7 +78,7 @@ class Flows:
 
     def renew(self, renewals: Sequence[bytes]) -> list[Renewed | None]:
         """Run the control program, in as many frames as it takes."""
-        return [renewed_of(answer) for answer in _run(self._renewer, renewals, self._renewal.size, FRAME // self._renewal.size)]
+        return [renewed_of(answer) for answer in _run(self._renewer, renewals, self._renewal.size)]
 
     def sweep(self) -> None:
         """Remove records without a place: what a process that died amid an insertion or a removal has left."""
@@ -122,7 +120,7 @@ class Flows:
         at = self._placing.offsets["place"]
         homeless = {key: None for key, _ in recorded}
         try:
-            for number, answer in enumerate(_run(self._placer, asked, self._placing.size, PLACINGS)):
+            for number, answer in enumerate(_run(self._placer, asked, self._placing.size)):
                 if struct.unpack_from("=I", answer, at)[0]:
                     del homeless[recorded[number][0]]
         finally:
@@ -140,7 +138,7 @@ class Flows:
         return (int(struct.unpack_from("=I", record, RECORD.offsets["place"])[0]) - 1) * self._size
 
 
-def _run(program: Program, asked: Sequence[bytes], size: int, at_once: int) -> Iterator[bytes]:
-    for at in range(0, len(asked), at_once):
-        _, after, _ = program.run(b"".join(asked[at : at + at_once]))
+def _run(program: Program, asked: Sequence[bytes], size: int) -> Iterator[bytes]:
+    for at in range(0, len(asked), AT_ONCE):
+        _, after, _ = program.run(b"".join(asked[at : at + AT_ONCE]))
         yield from (after[start : start + size] for start in range(0, len(after), size))

@@ -25,11 +25,12 @@ from chainrelay.errors import DatapathError
 from chainrelay.privileged import xdp_attach, xdp_load, xdp_pins
 from chainrelay.privileged.neighbours import Neighbours
 from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
-from chainrelay.privileged.xdp_flows import FRAME, Flows
+from chainrelay.privileged.xdp_flows import Flows
 from chainrelay.wire.endpoint import Address
 
 log = logging.getLogger("chainrelay.xdp")
 
+FRAME: Final = 3000  # octets of records in one control run: a test run's frame must fit a page
 LOADER_TIMEOUT: Final = 60.0  # seconds; compiling takes one, on a busy machine some
 
 

@@ -77,7 +77,7 @@ def test_a_batch_answers_each_record(world: World, family: int) -> None:
     known, unknown = (key_of(source, case.flow.destination) for source in (case.flow.source, case.flow.source.next(9)))
     world.run(frames.octets(frames.datagram(case.flow)))
     records = [renewal_of(key, case.arrives, case.hop, lease(9)) for key in (unknown, known, known, unknown) * 10]
-    answers = renew(world, family, records)
+    answers = world.flows[family].renew(records)
     length = (28 if family == 4 else 48) + 8
     assert answers[:4] == [None, Renewed(1, length), Renewed(0, 0), None]
     assert answers[4:] == [None, Renewed(0, 0), Renewed(0, 0), None] * 9
