@@ -143,6 +143,10 @@ class Machine(System):
                 process.kill()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(20)
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    with suppress(OSError):  # what was not written yet, nobody reads
+                        pipe.close()
         self._started.clear()
 
     def _boot_id(self) -> str:
