@@ -98,6 +98,8 @@ class Appliances:
         packages.install(host, packages.AGENT if host in self.firewalls else packages.CLIENT, version)
         if host is not self.server:
             configure(host, self.configuration.directory(host.name))
+        if host in self.firewalls and self.xdp != "off":
+            self.site.spare_compiling(host)
 
     def close(self) -> None:
         """Everything."""

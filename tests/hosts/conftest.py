@@ -1,8 +1,7 @@
 """What the scenarios share: the kinds of hosts to run on, the packages, and what was measured, told at the end.
 
 `make test` runs Debian 12 in containers; CHAINRELAY_HOSTS="bookworm trixie" (make test-hosts) or "vagrant" (make test-vagrant)
-has the scenarios on others. Emulated machines leave out the fast path, whose compiler takes them minutes, and tests marked `containers`;
-CHAINRELAY_WHOLE=1 leaves out nothing.
+has the scenarios on others. Emulated machines leave out tests marked `containers`; CHAINRELAY_WHOLE=1 leaves out nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT), append=False)
     if WHOLE:
         return
-    spared = [item for item in slow if parameter(item, "row") in {"xdp", "sealed"} or item.get_closest_marker("containers")]
+    spared = [item for item in slow if item.get_closest_marker("containers")]
     items[:] = [item for item in items if item not in spared]
     config.hook.pytest_deselected(items=spared)
 

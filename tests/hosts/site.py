@@ -8,11 +8,12 @@ $CHAINRELAY_HOSTS names the sites of a run. Namespaces, the third kind, have no 
 
 from __future__ import annotations
 
+import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from hosts import packages, trees
+from hosts import compiled, packages, trees
 from hosts.booted import Booted, Tree
 from hosts.machine import Fleet, Machine, join, lead
 from hosts.traffic import RATE
@@ -21,6 +22,7 @@ from lab.row import Row
 
 if TYPE_CHECKING:
     from hosts.packages import Repository
+    from hosts.system import System
 
 TESTS: Final = Path(__file__).parents[1]
 TESTS_INSIDE: Final = "/srv/tests"
@@ -39,6 +41,10 @@ class Site(ABC):
     @abstractmethod
     def row(self, hops: int, **links: Any) -> Row:
         """Client, firewalls, server, with nothing of ours installed; `System.boot` starts what does not run."""
+
+    @abstractmethod
+    def spare_compiling(self, firewall: System) -> None:
+        """Where the fast path's compiler takes minutes, give the installed package what it would compile."""
 
     @abstractmethod
     def close(self) -> None:
@@ -65,6 +71,9 @@ class Containers(Site):
         """Made for this call, gone with the row."""
         return Row(hops, (4,), make=lambda name: Booted(name, self._tree, self._binds), **links)
 
+    def spare_compiling(self, firewall: System) -> None:
+        """They take a second, and are to be seen doing it."""
+
     def close(self) -> None:
         """The tree."""
         self._tree.close()
@@ -76,6 +85,8 @@ class Machines(Site):
     name, rate, least = "vagrant", 400.0, 360.0
 
     def __init__(self, repository: Repository) -> None:
+        self._code = tempfile.TemporaryDirectory(prefix="code-")
+        compiled.compile_into(Path(self._code.name), repository)
         self._fleet = Fleet()
         for machine in self._fleet.machines.values():
             machine.put(repository.path, packages.INSIDE)
@@ -89,9 +100,14 @@ class Machines(Site):
             clear(machine)
         return Row(2, (4,), make=self._fleet.machines.__getitem__, join=join, lead=lead)
 
+    def spare_compiling(self, firewall: System) -> None:
+        """What this machine has compiled into the helper's cache; systemd gives the folder to it at its start."""
+        firewall.put(Path(self._code.name), compiled.INSIDE)
+
     def close(self) -> None:
         """`vagrant destroy`."""
         self._fleet.close()
+        self._code.cleanup()
 
 
 def clear(machine: Machine) -> None:
