@@ -6,7 +6,7 @@
  *     open    parse -> look up -> key, counter -> tag -> counter again, marked -> decrypt -> rewrite, 28 octets less -> redirect
  *     seal    parse -> look up -> sum -> 28 octets more -> counter, taken -> encrypt, tag -> rewrite -> redirect
  *
- * Every way out but those two is a drop with a name (verdict.h): nothing goes up from here, since the rules behind know nothing of
+ * Every way out but those two, and the answer to what is too large (seal_icmp.c), is a drop with a name (verdict.h): nothing goes up from here, since the rules behind know nothing of
  * the session and the stack must see neither its text nor its ciphertext. Map calls stand in this file only, as in relay.c.
  */
 #include "aead.h"

@@ -139,7 +139,9 @@ def test_jumbo_frames_fall_back_to_generic_and_say_why(pair: tuple[Namespace, st
         assert report["interfaces"]["lan"]["mode"] == "generic"
         assert report["interfaces"]["lan"]["why"].startswith("native: ")
         before = attached(host, name), attached(host, "lan")
-        assert pins.load(host, [name, "lan"])["reused"]
+        again = pins.load(host, [name, "lan"])
+        assert again["reused"]
+        assert all("kept as it was" in again["interfaces"][each]["why"] for each in (name, "lan"))
         assert (attached(host, name), attached(host, "lan")) == before, "a restart is no gap"
         assert "MTU" in pins.load(host, ["lan"], "--mode", "native", check=False)["error"]
 

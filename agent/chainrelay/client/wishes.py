@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from chainrelay.client.sealing import key_with
 from chainrelay.errors import Code, Refusal
@@ -16,7 +16,7 @@ from chainrelay.session.tables import Direct, PeerTable, Route
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 
-LAST_PORT = 65535
+LAST_PORT: Final = 65535
 
 
 @dataclass(frozen=True, slots=True)

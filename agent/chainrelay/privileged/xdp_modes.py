@@ -54,11 +54,11 @@ def anywhere(pins: Path) -> bool:
 
 
 def _attach(pins: Path, suffix: str, name: str, index: int, wanted: str) -> dict[str, str]:
+    reasons: list[str] = []
     modes = {"auto": [Mode.NATIVE, Mode.GENERIC], "native": [Mode.NATIVE], "generic": [Mode.GENERIC]}[wanted]
     now = xdp_attach.attached(index)
     if wanted == "auto" and now.mode is Mode.GENERIC and now.program in xdp_pins.our_programs(pins):
-        modes = [Mode.GENERIC]
-    reasons: list[str] = []
+        modes, reasons = [Mode.GENERIC], ['kept as it was; xdp = "native", or a reboot, tries the other']
     for mode in modes:
         try:
             if mode is Mode.NATIVE and not xdp_attach.takes_frames(index):
