@@ -26,7 +26,7 @@ def pace(send, rate, size):
         if not asked and select.select([sys.stdin], [], [], 0)[0]:
             asked = now
         ahead = start + sent / rate - now
-        if asked and (ahead >= 0 or now - asked > {CATCH_UP}):
+        if asked and sent and (ahead >= 0 or now - asked > {CATCH_UP}):
             break
         if ahead > 0:
             time.sleep(ahead)

@@ -82,6 +82,7 @@ UNTESTED = {
     "privileged/xdp_compile.py": "tests/xdp/test_loader: source that compiles, that does not, that the verifier refuses; bcc missing",
     "privileged/xdp_flows.py": "tests/unit/ebpf/test_table and test_control: it and the programs behind it are one thing",
     "privileged/xdp_load.py": "tests/xdp/test_loader runs it as the process it is",
+    "privileged/xdp_modes.py": "tests/xdp/test_loader: every reason for a mode, foreign programs, interfaces that go",
     "agent/assemble.py": "joins what is tested elsewhere; every agent of tests/e2e starts through it",
     "config/access.py": "test_agent reads access.toml through it, right and wrong",
     "config/files.py": "test_agent: missing, unreadable and malformed files",

@@ -51,6 +51,19 @@ def test_who_was_held_up_catches_up_even_when_the_end_comes_at_once() -> None:
     assert told.rate > RATE
 
 
+def test_whose_end_comes_before_the_start_has_sent_something() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{LOOP}\nimport itertools\ntime.monotonic = itertools.count(1.0, 0.0).__next__\npace(len, {RATE}, {SIZE})"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    said, _ = process.communicate(timeout=30)
+    assert pace.told(said.splitlines()[-1]).count > 0
+
+
 def test_who_is_always_held_up_says_so() -> None:
     told = Sent(count=1000, seconds=4.0, longest=1.5, held=3.0)
     assert told.rate == 1000.0
