@@ -67,9 +67,18 @@ class Code(IntEnum):
     DRAINING = 70
     INTERNAL = 79
 
+    @property
+    def word(self) -> str:
+        """As texts, logs and JSON have it: `next-hop-timeout`."""
+        return self.name.lower().replace("_", "-")
+
 
 class ChainrelayError(Exception):
     """Root of the tree."""
+
+
+class OutputError(ChainrelayError):
+    """Standard output can't be written; the text is empty when nobody reads it any more, which needs no word."""
 
 
 class ConfigError(ChainrelayError):
@@ -106,12 +115,13 @@ class AuthenticationError(ProtocolError):
 
 
 class Refusal(ChainrelayError):
-    """A request ended with a code. `hop` is the id of the relay that refused, empty when it was this program itself."""
+    """A request ended with a code. `hop` is the id of the relay that refused, empty when it was this program itself; `mend` says what
+    to do next, where the code alone (client/advice.py) would not tell."""
 
-    def __init__(self, code: Code, text: str, hop: str = "") -> None:
+    def __init__(self, code: Code, text: str, hop: str = "", mend: str = "") -> None:
         at = f"hop {hop}: " if hop else ""
-        super().__init__(f"{at}{text} [{code.name.lower().replace('_', '-')}]")
-        self.code, self.text, self.hop = code, text, hop
+        super().__init__(f"{at}{text} [{code.word}]")
+        self.code, self.text, self.hop, self.mend = code, text, hop, mend
 
 
 class DatapathError(ChainrelayError):

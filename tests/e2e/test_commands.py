@@ -57,6 +57,20 @@ def test_teardown_takes_only_what_is_ours() -> None:
         assert firewall.host.run(["nft", "list", "table", "inet", "admin"]).stdout == admin
 
 
+def test_no_teardown_beside_an_agent_that_would_put_everything_back() -> None:
+    with Chain(1, (4,)) as chain:
+        agent, host = chain.relays.agents[0], chain.firewalls[0].host
+        before = rules(host)
+        refused = agent.run("--teardown", check=False)
+        assert refused.returncode == 2
+        assert "an agent seems to run (can't listen on" in refused.stderr
+        assert rules(host) == before
+        agent.stop()
+        (agent.directory / "routes.toml").write_text("half a f")
+        agent.teardown()  # of the four files it needs one
+        assert remains(host).all == ()
+
+
 def test_a_second_agent_on_a_host_changes_nothing_of_the_first(two: Chain, tmp_path: Path) -> None:
     """Started by hand beside the running one, with another pool: its rules would unguard the first one's ports."""
     agent, host = two.relays.agents[0], two.firewalls[0].host

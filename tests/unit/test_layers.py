@@ -31,6 +31,7 @@ ALL = ("",)
 LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "errors": ((), SOCKETS | EVENT_LOOP | PROCESSES | KERNEL),
     "limits": ((), SOCKETS | EVENT_LOOP | PROCESSES | KERNEL),
+    "output": (("errors",), SOCKETS | EVENT_LOOP | PROCESSES | KERNEL),
     "wire": (("wire", "errors", "limits"), SOCKETS | EVENT_LOOP | CLOCKS | CHANCE | PROCESSES | KERNEL),
     "datapath": (
         ("datapath", "wire.endpoint", "wire.messages", "wire.cbor", "wire.sealed", "errors", "limits"),
@@ -63,6 +64,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "datapath.mapping",
             "errors",
             "limits",
+            "output",
         ),
         KERNEL,
     ),

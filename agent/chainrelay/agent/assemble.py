@@ -27,7 +27,7 @@ from chainrelay.privileged.legacy_kernel import open_legacy_backend
 from chainrelay.session.engine import Engine
 
 
-def build_backend(config: AgentConfig) -> Backend:
+def build_backend(config: AgentConfig | DatapathConfig) -> Backend:
     """The datapath that the configuration names: the helper's, or one in this process. Raises DatapathError with what to do."""
     return HelperBackend(config.socket) if config.socket is not None else local_backend(config)
 
@@ -48,7 +48,7 @@ def rules_backend(config: AgentConfig | DatapathConfig) -> NftBackend | LegacyBa
             assert_never(config.rules)
 
 
-def static_rules(config: AgentConfig) -> str:
+def static_rules(config: AgentConfig | DatapathConfig) -> str:
     """What `setup` would load into an empty kernel, as the tools read it: `nft -f`, or iptables-restore for each family."""
     match config.rules:
         case Rules.NFTABLES:
@@ -67,10 +67,16 @@ def administrators_rule(config: AgentConfig) -> str:
 
 
 def probe(config: AgentConfig) -> list[Finding]:
-    """What this host says about the datapath that the configuration names."""
-    if config.rules is Rules.NFTABLES:
-        return []
-    return [Finding(Level.ERROR if each.fatal else Level.WARNING, each.why, each.mend) for each in legacy_check.findings()]
+    """What this host says about the addresses and the datapath that the configuration names."""
+    found, here = [], own_addresses()
+    for address in (end.address for end in config.listen):
+        if not address.is_unspecified and not address.is_loopback and address not in here:
+            why = f"{address} is no address of this host now, and until it is one the agent can't start"
+            found.append(Finding("listen", Level.WARNING, why, "give this host the address, or write one that it has"))
+    if config.rules is Rules.IPTABLES_LEGACY:
+        level = {True: Level.ERROR, False: Level.WARNING}
+        found += [Finding("datapath.rules", level[each.fatal], each.why, each.mend) for each in legacy_check.findings()]
+    return found
 
 
 def build_relay(config: AgentConfig) -> Relay:

@@ -19,13 +19,15 @@ from chainrelay.agent.assemble import administrators_rule, build_backend, build_
 from chainrelay.agent.fast_path import state_of
 from chainrelay.agent.journald import set_up_logging
 from chainrelay.agent.notify import Notify
-from chainrelay.config.agent import AgentConfig, load_agent
+from chainrelay.config.agent import AgentConfig, DatapathConfig, load_agent, load_datapath
 from chainrelay.config.check import check
 from chainrelay.config.diff import differences, in_force
-from chainrelay.errors import ChainrelayError, ConfigError, DatapathError
+from chainrelay.errors import ChainrelayError, ConfigError
 from chainrelay.limits import STATUS_PERIOD
 from chainrelay.net.agent import Relay
 from chainrelay.net.journal import SessionJournal
+from chainrelay.net.listener import assert_no_agent
+from chainrelay.output import put
 from chainrelay.session.events import Forget
 
 log = logging.getLogger("chainrelay.agent")
@@ -36,30 +38,31 @@ GC_THRESHOLDS = (20_000, 20, 100)  # young objects: some 500 sessions' worth; ev
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status."""
     options = parse(argv)
+    try:
+        return carry_out(options)
+    except ChainrelayError as fault:
+        if str(fault):
+            print(f"chainrelay-agent: {fault}", file=sys.stderr)
+        return 2 if isinstance(fault, ConfigError) else 1
+
+
+def carry_out(options: argparse.Namespace) -> int:
+    """What the options ask for. Returns the exit status; raises ChainrelayError."""
     if options.check_config:
         report = check(options.config, probe=probe)
-        print(report.as_json() if options.json else report.as_text())
+        put(report.as_json() if options.json else report.as_text())
         return 0 if report.ok else 2
-    try:
-        config = load_agent(options.config)
-    except ConfigError as fault:
-        print(f"chainrelay-agent: {fault}", file=sys.stderr)
-        return 2
-    if options.print_ruleset:
-        print(static_rules(config), end="")
-        return 0
-    config = with_options(config, options)
-    if options.print_datapath:
-        return print_datapath(config, options)
-    set_up_logging(config.log_level)
-    try:
-        if options.teardown:
-            teardown(config)
-        else:
-            asyncio.run(serve(options, config))
-    except ChainrelayError as fault:
-        print(f"chainrelay-agent: {fault}", file=sys.stderr)
-        return 2 if isinstance(fault, ConfigError) else 1
+    if options.teardown:
+        teardown(load_datapath(options.config), options.datapath_socket)
+    elif options.print_ruleset:
+        put(static_rules(load_datapath(options.config)), end="")
+    elif options.print_datapath:
+        state = state_of(load_datapath(options.config).xdp)
+        put(state.as_json() if options.json else state.as_text())
+    else:
+        config = with_options(load_agent(options.config), options)
+        set_up_logging(config.log_level)
+        asyncio.run(serve(options, config))
     return 0
 
 
@@ -85,27 +88,20 @@ def with_options(config: AgentConfig, options: argparse.Namespace) -> AgentConfi
     return replace(config, socket=options.datapath_socket) if options.datapath_socket is not None else config
 
 
-def print_datapath(config: AgentConfig, options: argparse.Namespace) -> int:
-    """The fast path as it runs now, whoever runs it. Returns the exit status."""
-    try:
-        state = state_of(config.xdp)
-    except DatapathError as fault:
-        print(f"chainrelay-agent: {fault}", file=sys.stderr)
-        return 1
-    print(state.as_json() if options.json else state.as_text())
-    return 0
+def teardown(config: DatapathConfig, helper: Path | None) -> None:
+    """Remove rules, sessions and conntrack entries of ours, and the journal's records; nobody else's. `helper`: its socket, instead of
+    the configuration's.
 
-
-def teardown(config: AgentConfig) -> None:
-    """Remove rules, sessions and conntrack entries of ours, and the journal's records; nobody else's.
-
-    Raises DatapathError, and ConfigError while an agent uses the journal.
+    Raises DatapathError, and ConfigError while an agent runs: it would put everything back.
     """
-    if config.state is not None:
+    set_up_logging(config.log_level)
+    if config.state is None:
+        assert_no_agent(config.listen)
+    else:
         journal = SessionJournal(config.state)
         journal.write([Forget(record.request.session) for record in journal.records])
         journal.close()
-    backend = build_backend(config)
+    backend = build_backend(config if helper is None else replace(config, socket=helper))
     try:
         backend.flush_own()
     finally:

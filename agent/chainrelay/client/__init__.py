@@ -38,6 +38,7 @@ from typing import Unpack
 from chainrelay.client.client import Client
 from chainrelay.client.control import Identity
 from chainrelay.client.data_keys import SealCounters
+from chainrelay.client.leg import Trouble
 from chainrelay.client.offer import Admission, Offering, Visitor
 from chainrelay.client.session import Session
 from chainrelay.client.wishes import ServerWishes, TargetWishes, Wishes
@@ -46,7 +47,7 @@ from chainrelay.wire.messages import HopCounters, Protocol, Way
 TCP, UDP = Protocol.TCP, Protocol.UDP
 
 __all__ = [
-    "TCP", "UDP", "Admission", "Client", "HopCounters", "Identity", "Offering", "SealCounters", "Session", "Visitor", "Way",
+    "TCP", "UDP", "Admission", "Client", "HopCounters", "Identity", "Offering", "SealCounters", "Session", "Trouble", "Visitor", "Way",
     "default_config", "open", "open_to", "reserve",
 ]  # fmt: skip
 

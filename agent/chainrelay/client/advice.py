@@ -95,5 +95,5 @@ def exit_code(error: ChainrelayError) -> Exit:
 def explain(error: ChainrelayError) -> str:
     """What, at which hop and why, then what to do next, in two lines."""
     if isinstance(error, Refusal):
-        return f"{error}\n  {ADVICE[error.code][1]}"
+        return f"{error}\n  {error.mend or ADVICE[error.code][1]}"
     return str(error)

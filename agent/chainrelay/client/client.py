@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from chainrelay.client import direct
 from chainrelay.client import sockets as p1
-from chainrelay.client.control import Identity, to_server
+from chainrelay.client.control import Identity, key_of_server, to_server
 from chainrelay.client.leg import Asker, DirectLeg, Leg, Rekeying, RelayedLeg
 from chainrelay.client.links import Links
 from chainrelay.client.recursive import Recursive
@@ -56,6 +56,8 @@ class ServerCheck:
         if protocol not in (None, offer.protocol) or components not in (None, offer.components):
             text = f"{server} offers {offer.protocol.name.lower()} with {offer.components} component(s), which is not what was asked for"
             raise Refusal(Code.UNEXPECTED, text)
+        if offer.protocol is Protocol.TCP and offer.components == 2:
+            raise Refusal(Code.UNEXPECTED, f"{server} offers a pair of TCP ports; a TCP session has one port")
         address = offer.server.address
         own = isinstance(server.host, str) or address == server.host
         if not own and not any(address.version == prefix.version and address in prefix for prefix in self.prefixes):
@@ -194,7 +196,9 @@ class Client:
     ) -> Session:
         route = self._route(server.host)
         is_sealed(route, protocol or Protocol.UDP, wish, self.config.peers)  # before the server is asked for anything
-        rendezvous = Rendezvous(str(server), lambda: self._dial(route, server, check.id))
+        if check.id:
+            key_of_server(self.config.peers, check.id)
+        rendezvous = Rendezvous(str(server), lambda: self._dial(route, server, check.id, wish.lease))
         async with contextlib.AsyncExitStack() as undo:
             offer = await rendezvous.start()
             undo.push_async_callback(rendezvous.close)
@@ -207,9 +211,9 @@ class Client:
             undo.pop_all()
         return session
 
-    async def _dial(self, route: Route, server: Target, server_id: str) -> Line:
+    async def _dial(self, route: Route, server: Target, server_id: str, lease: int) -> Line:
         """A control connection to the server, through the chain as a TCP session of its own (M11)."""
-        session = await self._establish(route, server, Protocol.TCP, 1, self._wish(0, True, 0, False))
+        session = await self._establish(route, server, Protocol.TCP, 1, self._wish(0, True, lease, False))
         try:
             await connect_stream(session)
             reader, writer = await asyncio.open_connection(sock=session.sockets.pop())  # the stream closes it
@@ -285,6 +289,7 @@ class Client:
         link.carries(relayed)
         session = self._session(relayed, bound, protocol, components, target, sealing)
         relayed.on_moved, relayed.on_ended = session.moved, session.end
+        relayed.on_trouble = session.troubled
         return session
 
     @staticmethod
@@ -348,7 +353,8 @@ def parse_server(text: str) -> Target:
         found = Target.parse(f"{_bracketed(text)}:{OFFER_PORT}" if _is_address(text) or ":" not in text else text)
         if found.port:
             return found
-    raise ValueError(f"{text!r} is not a server: write host or host:port, IPv6 as [address]:port")
+    form = "host or host:port, IPv6 as [address]:port" if text.isascii() else "the name's ASCII form, which begins with xn--"
+    raise ValueError(f"{text!r} is not a server: write {form}")
 
 
 def _is_address(text: str) -> bool:

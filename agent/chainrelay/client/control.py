@@ -22,7 +22,7 @@ from chainrelay.session.tables import PeerTable
 from chainrelay.wire.connection import Connection, PlainConnection
 from chainrelay.wire.endpoint import Endpoint, parse_address
 from chainrelay.wire.handshake import NONCE_LENGTH, Initiator, Responder
-from chainrelay.wire.keys import Purpose
+from chainrelay.wire.keys import PairKey, Purpose
 from chainrelay.wire.messages import ControlMessage, Done, Offer, Peer
 from chainrelay.wire.primitives import Ephemeral
 
@@ -149,15 +149,24 @@ class ControlStream:
             await self._writer.drain()
 
 
+def key_of_server(peers: PeerTable, server: str) -> PairKey:
+    """Raises Refusal when there is none."""
+    key = peers.current_key(server)
+    if key is None:
+        mend = f'Add a [[peer]] with id = "{server}" and the key that it has too (`chainrelay key new` makes one).'
+        raise Refusal(Code.NEXT_HOP_AUTHENTICATION, f"no key for the server {server} in peers.toml", mend=mend)
+    return key
+
+
 def to_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, identity: Identity | None, server: str) -> ControlStream:
     """The client's end. With an identity, both sides prove that they hold the key of server id `server`. Raises Refusal."""
     if identity is None:
         return ControlStream(reader, writer, _Plain())
-    key = identity.peers.current_key(server)
-    if key is None:
+    try:
+        key = key_of_server(identity.peers, server)
+    except Refusal:
         writer.transport.abort()
-        text = f"no key for the server {server} in peers.toml; add one there (`chainrelay key new` makes one)"
-        raise Refusal(Code.NEXT_HOP_AUTHENTICATION, text)
+        raise
     initiator = Initiator(identity.me, server, key, Purpose.CONTROL, nonce=os.urandom(NONCE_LENGTH), ephemeral=_ephemeral())
     return ControlStream(reader, writer, _Authenticated(Connection(initiator)))
 

@@ -1,8 +1,9 @@
 """A leg: what one session has between the client and the server, relayed or direct, and its lease.
 
 `RelayedLeg` speaks OPEN, BIND, RENEW, STATUS and CLOSE with relay 1 over a link that many legs share. It renews by itself; when
-a relay has forgotten the session it opens it again under the same id and says so when endpoints moved. `DirectLeg` has the same
-face where no relay is needed (M2). Neither has a socket, reads tables or knows the client-server control connection.
+a relay has forgotten the session it opens it again under the same id and says so when endpoints moved; while nobody answers it
+tells that as well. `DirectLeg` has the same face where no relay is needed (M2). Neither has a socket, reads tables or knows the
+client-server control connection.
 """
 
 from __future__ import annotations
@@ -44,6 +45,16 @@ PASSING = frozenset({
 """May be better in a moment: a standing session tries again. Anything else ends it."""
 
 A = TypeVar("A", Opened, Bound, Renewed, Closed, StatusReport)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A session that stands can't be renewed just now; its leg tries again until it can, or knows that it never will."""
+
+    refusal: Refusal
+    """The latest attempt's."""
+    left: float
+    """Seconds until the leases end; 0: they have ended, and no datagram passes until the session is opened again."""
 
 
 class Told(Protocol):
@@ -107,11 +118,16 @@ class Leg(Protocol):
     async def close(self) -> tuple[HopCounters, ...]:
         """End it at every hop; the last counters."""
 
+    @property
+    def lingers(self) -> float:
+        """After `close`: seconds until the last lease ends of a chain that did not hear of it; 0 when nothing stands."""
+
 
 @dataclass(slots=True)
 class DirectLeg:
     """No relay between: the client sends to P6 itself and the server sees P1."""
 
+    lingers = 0.0
     id: bytes
     local: Endpoint
     entry: Endpoint
@@ -148,7 +164,8 @@ class RelayedLeg:
     """A session at relay 1 and beyond, from OPEN to CLOSE.
 
     `check` judges every OPENED (M16) and raises Refusal. `on_moved` is told when opening again gave other endpoints,
-    `on_ended` when the session is over for good. A TCP leg is not opened again: its connection would not survive it.
+    `on_ended` when the session is over for good, `on_trouble` when it can't be renewed, when its leases have ended on that, and, with
+    None, when all is well again. A TCP leg is not opened again: its connection would not survive it.
     `rekeying` is a sealed session's; the first key is made by whoever answers OPEN.
     """
 
@@ -161,11 +178,14 @@ class RelayedLeg:
         rekeying: Rekeying | None = None,
         on_moved: Callable[[], None] = lambda: None,
         on_ended: Callable[[Refusal], None] = lambda _refusal: None,
+        on_trouble: Callable[[Trouble | None], None] = lambda _trouble: None,
     ) -> None:
         self._link, self._wanted, self._check, self._rekeying = link, wanted, check, rekeying
-        self.on_moved, self.on_ended = on_moved, on_ended
+        self.on_moved, self.on_ended, self.on_trouble = on_moved, on_ended, on_trouble
         self._opened: Opened | None = None
-        self._lease = wanted.lease
+        self._lease, self._ends = wanted.lease, 0.0
+        self._told: Trouble | None = None
+        self._unheard = False
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.later: Callable[[Coroutine[Any, Any, None]], None] | None = None
@@ -207,6 +227,11 @@ class RelayedLeg:
             raise Refusal(Code.WRONG_STATE, "the session is not open")
         return self._opened
 
+    @property
+    def lingers(self) -> float:
+        """Seconds that a session may still stand whose CLOSE nobody heard."""
+        return self._left() if self._unheard else 0.0
+
     async def open(self) -> None:
         """OPEN, and renew from now on. Raises Refusal; nothing is left then."""
         await self._open()
@@ -236,7 +261,8 @@ class RelayedLeg:
         try:
             return (await self._ask(Close(self.id), Closed, ASK_TIMEOUT)).counters
         except Refusal as refusal:
-            if refusal.code in PASSING and self.later is not None:
+            self._unheard = refusal.code in PASSING
+            if self._unheard and self.later is not None:
                 self.later(self._close_later())
             return ()
 
@@ -249,6 +275,7 @@ class RelayedLeg:
         return answer
 
     async def _open(self) -> None:
+        asked = _now()
         try:
             opened = await self._ask(self._wanted, Opened)
             self._check(opened)
@@ -256,7 +283,25 @@ class RelayedLeg:
             if not isinstance(fault, Refusal) or fault.code in (Code.NEXT_HOP_TIMEOUT, Code.ANSWER_DENIED, Code.UNEXPECTED):
                 await asyncio.shield(self._forget())  # the chain may have it although we don't
             raise
-        self._opened, self._lease = opened, opened.lease
+        self._opened = opened
+        self._stands(opened.lease, asked)
+
+    def _stands(self, lease: int, since: float) -> None:
+        """Its leases began at `since` at the earliest."""
+        self._lease, self._ends = lease, since + lease
+        if self._told is not None:
+            self._told = None
+            self.on_trouble(None)
+
+    def _left(self) -> float:
+        return max(0.0, self._ends - _now())
+
+    def _tell(self, refusal: Refusal) -> None:
+        """Once when it begins, and once when the leases have ended on it."""
+        left = self._left()
+        if self._told is None or (self._told.left > 0 and not left):
+            self._told = Trouble(refusal, left)
+            self.on_trouble(self._told)
 
     async def _close_later(self) -> None:
         """A relay was away: until it is back, or has let go of the session by itself."""
@@ -298,7 +343,8 @@ class RelayedLeg:
                 if keyless:
                     await self._rekey()
                     keyless = False
-                self._lease = (await self._ask(Renew(self.id, self._wanted.lease), Renewed)).lease
+                asked = _now()
+                self._stands((await self._ask(Renew(self.id, self._wanted.lease), Renewed)).lease, asked)
                 if not self._key_due_in():
                     await self._rekey()
                 return
@@ -311,7 +357,9 @@ class RelayedLeg:
                 elif refusal.code in FORGOTTEN and self._wanted.protocol is messages.Protocol.UDP:
                     if await self._open_again():
                         return
-                elif refusal.code not in PASSING:
+                elif refusal.code in PASSING:
+                    self._tell(refusal)
+                else:
                     raise
             await asyncio.sleep(pause)
             pause = min(pause * 2, RECONNECT_LAST)
@@ -339,8 +387,14 @@ class RelayedLeg:
             await self._open()
         except Refusal as refusal:
             if refusal.code in PASSING:
+                self._ends = min(self._ends, _now())  # who has forgotten it lets nothing pass
+                self._tell(refusal)
                 return False
             raise
         if (self.entry, self.exit) != (before.client_side, before.exit):
             self.on_moved()
         return True
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -108,6 +108,8 @@ class Offering:
     ) -> None:
         if components == 2 and any(port % 2 for port in ports):
             raise ConfigError("ports", "a pair of components starts at an even port", "give even ports")
+        if components == 2 and protocol is Protocol.TCP:
+            raise ConfigError("components", "two components are a pair of UDP ports; a TCP session has one", "leave out one of the two")
         self._listen, self._handler, self._shared = listen, handler, shared
         self._protocol, self._components, self._address = protocol, components, address
         self._admission, self._identity = admission or Admission(), identity

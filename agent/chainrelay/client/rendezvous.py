@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from chainrelay.client.control import ControlStream
 from chainrelay.errors import Code, ProtocolError, Refusal
@@ -18,6 +18,13 @@ from chainrelay.wire.messages import Done, Offer, Peer
 
 if TYPE_CHECKING:
     from chainrelay.client.session import Session
+
+
+UNOFFERED: Final = (
+    "Check that `chainrelay offer` listens at that address and port; if it does, whether it allows this client (--allow), or asks for a "
+    "key (--server-id ID here): its log says so."
+)
+UNACCEPTED: Final = "Ask its administrator: --allow-exit permits other exits, --allow-id other clients; its log has the reason."
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +89,7 @@ class Rendezvous:
     async def _connect(self) -> tuple[Line, Offer]:
         line = await self._dial()
         try:
-            return line, await self._hear(line, "made no offer", "does `chainrelay offer` listen there?")
+            return line, await self._hear(line, "made no offer", UNOFFERED)
         except BaseException:
             await line.close()
             raise
@@ -92,16 +99,15 @@ class Rendezvous:
             await line.stream.send(peer)
         except OSError as fault:
             raise Refusal(Code.NEXT_HOP_UNREACHABLE, f"the control connection to {self._server} broke: {fault}") from fault
-        return await self._hear(line, f"did not accept {peer.exit} as this client's exit", "its log has the reason")
+        return await self._hear(line, f"did not accept {peer.exit} as this client's exit", UNACCEPTED)
 
-    async def _hear(self, line: Line, failed: str, advice: str) -> Offer:
-        """The OFFER that is due; `failed` says in words what its absence means."""
+    async def _hear(self, line: Line, failed: str, mend: str) -> Offer:
+        """The OFFER that is due; `failed` says in words what its absence means, `mend` what to do then."""
         try:
             async with asyncio.timeout(OFFER_TIMEOUT):
                 message = await line.stream.receive()
         except TimeoutError as late:
-            text = f"{self._server} {failed} within {OFFER_TIMEOUT:g} s; {advice}"
-            raise Refusal(Code.NEXT_HOP_TIMEOUT, text) from late
+            raise Refusal(Code.NEXT_HOP_TIMEOUT, f"{self._server} {failed} within {OFFER_TIMEOUT:g} s", mend=mend) from late
         except ProtocolError as fault:
             text = f"{self._server} does not speak the control protocol ({fault}); check its port, and whether it asks for a key"
             raise Refusal(Code.UNEXPECTED, text) from fault
@@ -113,8 +119,7 @@ class Rendezvous:
             case Peer():
                 raise Refusal(Code.UNEXPECTED, f"{self._server} talks like a client; is its address right?")
             case None:
-                text = f"{self._server} {failed} and closed: it does not allow this client, or asks for a key; {advice}"
-                raise Refusal(Code.ACCESS_DENIED, text)
+                raise Refusal(Code.ACCESS_DENIED, f"{self._server} {failed} and closed", mend=mend)
 
     def _check(self, confirmed: Offer) -> None:
         if confirmed != self._offer:

@@ -15,7 +15,7 @@ from typing import Self
 from chainrelay.client import sockets as p1
 from chainrelay.client.data_keys import DataKeys, SealCounters
 from chainrelay.client.datagrams import Datagrams
-from chainrelay.client.leg import Leg
+from chainrelay.client.leg import Leg, Trouble
 from chainrelay.client.rendezvous import Rendezvous
 from chainrelay.errors import Code, Refusal
 from chainrelay.wire.endpoint import Endpoint, Target
@@ -27,7 +27,8 @@ class Session:
 
     `on_moved(session)` is called when a relay had lost the session and gave other endpoints; sockets are connected to the new
     entry and the server has been told by then, another program that uses the endpoints must be told by you. `on_ended(refusal)`
-    is called when a relay or the server ended it for good; it still wants to be closed.
+    is called when a relay or the server ended it for good; it still wants to be closed. `on_trouble(trouble)` is called when the chain
+    does not answer and the session can't be renewed, when its leases have ended on that, and with None when all is well again.
 
     `bound`: P1's sockets, none when P1 belongs to another program. `keys`: a sealed session's; then datagrams pass through `send`
     and `receive` alone.
@@ -47,6 +48,7 @@ class Session:
         self._datagrams = Datagrams(bound, keys)
         self.on_moved: Callable[[Session], None] = lambda _session: None
         self.on_ended: Callable[[Refusal], None] = lambda _refusal: None
+        self.on_trouble: Callable[[Trouble | None], None] = lambda _trouble: None
         self._rendezvous: Rendezvous | None = None
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed: asyncio.Task[tuple[HopCounters, ...]] | None = None
@@ -143,6 +145,11 @@ class Session:
         else:
             await self._rendezvous.finished.wait()
 
+    @property
+    def lingers(self) -> float:
+        """After `close`: 0, or the seconds within which what may still stand ends with its leases, as the chain did not hear of it."""
+        return self._leg.lingers
+
     async def ended(self) -> None:
         """Returns when the session was closed here; raises the Refusal when a relay ended it for good."""
         await asyncio.shield(self._ended)
@@ -176,6 +183,10 @@ class Session:
         if self._rendezvous is not None:
             self._rendezvous.tell_again(Peer(self.id, self.exit))
         self.on_moved(self)
+
+    def troubled(self, trouble: Trouble | None) -> None:
+        """The leg can't be renewed, or can again."""
+        self.on_trouble(trouble)
 
     def end(self, refusal: Refusal) -> None:
         """A relay ended the session for good."""

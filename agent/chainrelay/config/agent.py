@@ -15,7 +15,19 @@ from chainrelay import limits
 from chainrelay.config.access import read_access
 from chainrelay.config.files import read_file
 from chainrelay.config.host import HostFacts, read_host_facts
-from chainrelay.config.kinds import AddressKind, AddressMap, Choice, EndpointKind, Identifier, Integer, ListOf, NetworkKind, Ports, Text
+from chainrelay.config.kinds import (
+    AddressKind,
+    AddressMap,
+    Choice,
+    EndpointKind,
+    Identifier,
+    Integer,
+    Interface,
+    ListOf,
+    NetworkKind,
+    Ports,
+    Text,
+)
 from chainrelay.config.peers import read_peers
 from chainrelay.config.pool import check_pool
 from chainrelay.config.problems import Place, Problems
@@ -104,7 +116,7 @@ XDP = Key(
 _NO_NAMES: tuple[str, ...] = ()
 INTERFACES = Key(
     "interfaces",
-    ListOf(Text("interface name"), empty=True),
+    ListOf(Interface(), empty=True),
     "interfaces on which datagrams take the fast path",
     _NO_NAMES,
     "every Ethernet interface that has an address at start",
@@ -218,16 +230,19 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class DatapathConfig:
-    """What the datapath helper reads of it."""
+    """What stands in agent.toml alone and suffices for the datapath helper, and for a teardown."""
 
+    listen: tuple[Endpoint, ...]
     ruleset: Ruleset
     rules: Rules
     xdp: XdpConfig
     log_level: str
+    socket: Path | None = None
+    state: Path | None = None
 
 
 def load_datapath(directory: Path, facts: HostFacts | None = None) -> DatapathConfig:
-    """Read agent.toml alone: what the static rules and the fast path are. Raises ConfigErrors."""
+    """Read agent.toml alone. Raises ConfigErrors."""
     problems = Problems()
     values = read_file(directory, AGENT, problems)
     datapath = values.get(DATAPATH)
@@ -236,7 +251,15 @@ def load_datapath(directory: Path, facts: HostFacts | None = None) -> DatapathCo
         _check_interfaces(datapath, read_host_facts() if facts is None else facts)
     problems.raise_errors()
     datapath = values[DATAPATH]
-    return DatapathConfig(_ruleset(values), datapath[RULES], _xdp(values), values[LOG][LEVEL].value)
+    return DatapathConfig(
+        listen=values[LISTEN],
+        ruleset=_ruleset(values),
+        rules=datapath[RULES],
+        xdp=_xdp(values),
+        log_level=values[LOG][LEVEL].value,
+        socket=_path(datapath[SOCKET]),
+        state=_state(values),
+    )
 
 
 def load_agent(directory: Path, facts: HostFacts | None = None) -> AgentConfig:
@@ -290,7 +313,7 @@ def read_agent(directory: Path, problems: Problems, facts: HostFacts) -> AgentCo
         handshakes_per_second=shares[HANDSHAKES],
         log_level=values[LOG][LEVEL].value,
         socket=_path(datapath[SOCKET]),
-        state=_path(values[STATE] or os.environ.get("STATE_DIRECTORY")),
+        state=_state(values),
     )
 
 
@@ -302,6 +325,10 @@ def _ruleset(values: Values) -> Ruleset:
 def _xdp(values: Values) -> XdpConfig:
     datapath = values[DATAPATH]
     return XdpConfig(datapath[XDP], datapath[INTERFACES], values[LIMITS][FAST], _path(datapath[PINS]) or DEFAULT_PINS)
+
+
+def _state(values: Values) -> Path | None:
+    return _path(values[STATE] or os.environ.get("STATE_DIRECTORY"))
 
 
 def _path(text: str | None) -> Path | None:
@@ -325,6 +352,8 @@ def _check(values: Values, listen: tuple[Endpoint, ...], facts: HostFacts) -> No
         _check_lease(lease)
     if shares and pool is not None and addresses:
         _check_share(shares, pool, max(1, len(addresses.get(CLIENT_SIDE, ()))))
+    if targets := values.get(TARGETS):
+        _check_targets(targets)
 
 
 def _check_listen(values: Values, listen: tuple[Endpoint, ...]) -> None:
@@ -402,6 +431,14 @@ def _check_lease(values: Values) -> None:
         values.at(ABSOLUTE if values.has(ABSOLUTE) else LONGEST).wrong(why, "write longest ≤ absolute")
     if idle and absolute is not None and idle >= absolute:
         values.at(IDLE).warn(f"idle {idle} never comes before absolute {absolute}", "write idle < absolute, or 0")
+
+
+def _check_targets(values: Values) -> None:
+    allowed = values.get(ALLOW)
+    for at, prefix in enumerate(allowed or ()):
+        if not prefix.prefixlen:
+            why = f"{prefix} lifts every built-in refusal: loopback, link-local and this host's own addresses become targets"
+            values.at(ALLOW).of(at).warn(why, "write the prefixes that you mean")
 
 
 def _check_share(values: Values, pool: PortRange, addresses: int) -> None:

@@ -52,8 +52,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the host says about the datapath that the configuration names."""
+    """What the host says about a key of agent.toml."""
 
+    key: str
     level: Level
     why: str
     mend: str
@@ -61,11 +62,11 @@ class Finding:
 
 def check(directory: Path, facts: HostFacts | None = None, probe: Callable[[AgentConfig], Iterable[Finding]] | None = None) -> Report:
     """Check a relay's directory. `facts`: the host's ports, read from the kernel if not given; `probe`: asks the host about
-    the datapath of a good configuration."""
+    a good configuration."""
     problems = Problems()
     config = read_agent(directory, problems, read_host_facts() if facts is None else facts)
     if config is not None and probe is not None:
-        problems.found += [Problem(each.level, "agent.toml", "datapath.rules", None, each.why, each.mend) for each in probe(config)]
+        problems.found += [Problem(each.level, "agent.toml", each.key, None, each.why, each.mend) for each in probe(config)]
     return _report(directory, problems)
 
 

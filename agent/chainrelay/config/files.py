@@ -28,6 +28,8 @@ def read_file(directory: Path, schema: Schema, problems: Problems, *, optional: 
         if optional:
             return schema.read({}, place)
         place.wrong(f"there is no such file in {directory}", "copy it from the examples and adapt it")
+    except NotADirectoryError:
+        place.wrong(f"{directory} is a file", "name the directory that holds it")
     except OSError as error:
         place.wrong(f"can't be read: {error.strerror}", f"look at the path and rights of {path}")
     except UnicodeDecodeError as error:

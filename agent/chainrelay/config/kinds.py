@@ -87,6 +87,21 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class Interface:
+    """A network interface's name as the kernel takes it (net/core/dev.c: dev_valid_name)."""
+
+    name: str = "interface name"
+
+    def read(self, raw: object, place: Place) -> str:  # noqa: ARG002  # a kind's interface
+        """The name."""
+        mend = "write the name of an interface as `ip link` shows it"
+        text = text_of(raw, mend)
+        if text in (".", "..") or not re.fullmatch(r"[^\s/:]{1,15}", text) or not text.isprintable():
+            raise WrongError(f"{shorten(text)!r} can't be an interface's name", mend)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class Identifier:
     """An id, a user or a key id; `wildcard` admits "*"."""
 

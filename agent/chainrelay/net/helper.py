@@ -107,6 +107,7 @@ class HelperBackend:
                 time.sleep(HELPER_RECONNECT)
 
     def _connect(self, deadline: float) -> socket.socket:
+        waiting = False
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             connection.settimeout(max(deadline - time.monotonic(), HELPER_RECONNECT))
@@ -115,11 +116,15 @@ class HelperBackend:
                 connection.send(remote.hello())
                 self._socket = connection
                 version = remote.read_answer(Verb.HELLO, self._receive())
-            except OSError:
+            except OSError as fault:
                 self._socket = None
                 connection.close()
                 if time.monotonic() >= deadline:
                     raise
+                if not waiting:
+                    left = deadline - time.monotonic()
+                    log.warning("waiting up to %.0f s for the datapath helper at %s: %s", left, self._path, fault.strerror or fault)
+                waiting = True
                 time.sleep(HELPER_RECONNECT)
                 continue
             if version != [remote.VERSION]:

@@ -7,6 +7,7 @@ closed at once. Who fails the handshake, or dawdles, is cut without a word. What
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import itertools
 import logging
@@ -293,6 +294,16 @@ def assert_free(endpoints: tuple[Endpoint, ...]) -> None:
                 probe.bind((str(endpoint.address), endpoint.port))
             except OSError as fault:
                 raise _taken(endpoint, fault) from fault
+
+
+def assert_no_agent(endpoints: tuple[Endpoint, ...]) -> None:
+    """For whoever takes down what an agent would put back. An address that has gone is nobody's. Raises ConfigError."""
+    try:
+        assert_free(endpoints)
+    except ConfigError as fault:
+        if isinstance(fault.__cause__, OSError) and fault.__cause__.errno == errno.EADDRINUSE:
+            why = f"an agent seems to run ({fault.why}); it would put everything back"
+            raise ConfigError(fault.where, why, "stop it first (systemctl stop chainrelay-agent), or what else listens there") from fault
 
 
 def _taken(endpoint: Endpoint, fault: OSError) -> ConfigError:

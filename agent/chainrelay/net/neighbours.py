@@ -230,7 +230,8 @@ class Neighbour:
         return self._unreachable(os.strerror(number) if number else str(fault), fault)
 
     def _unreachable(self, why: str, cause: Exception | None) -> Refusal:
-        refusal = Refusal(Code.NEXT_HOP_UNREACHABLE, f"{self.hop.peer} at {self.hop.at}: {why}; is its agent running?")
+        advice = "is its agent running, and is that where it listens?"
+        refusal = Refusal(Code.NEXT_HOP_UNREACHABLE, f"{self.hop.peer} at {self.hop.at}: {why}; {advice}")
         refusal.__cause__ = cause
         return refusal
 

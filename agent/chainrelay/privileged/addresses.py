@@ -13,7 +13,9 @@ _GLOBAL = 0  # RT_SCOPE_UNIVERSE: neither link-local nor of this host alone
 def own_addresses() -> frozenset[Address]:
     """Every address of every interface in this network namespace, link-local ones included."""
     with IPRoute() as netlink:
-        return frozenset(parse_address(message.get_attr("IFA_ADDRESS")) for message in netlink.get_addr())
+        messages = netlink.get_addr()
+    # where there is a peer, IFA_ADDRESS is the peer's (linux/if_addr.h)
+    return frozenset(parse_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")) for message in messages)
 
 
 def interfaces_with_addresses() -> tuple[str, ...]:

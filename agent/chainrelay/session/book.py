@@ -103,7 +103,7 @@ class Book:
             ("principal", principal),
             ("user", user),
             ("hop", why.hop or self.me),
-            ("code", why.code.name.lower().replace("_", "-")),
+            ("code", why.code.word),
             ("why", why.text),
         )
         self.effects.append(Note("refused", fields, refusal=True))

@@ -43,7 +43,7 @@ def fail(book: Book, session: Session, why: Refusal) -> None:
 
 def end(book: Book, session: Session, why: Refusal) -> None:
     """This relay ends the session."""
-    book.note("ended", session, code=why.code.name.lower().replace("_", "-"), hop=why.hop or book.me, why=why.text)
+    book.note("ended", session, code=why.code.word, hop=why.hop or book.me, why=why.text)
     begin(book, session, Input.ENDED, why)
     close_further(book, session)
     finish_when_done(book, session)

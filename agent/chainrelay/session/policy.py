@@ -111,6 +111,7 @@ class Policy:
         self.check_principal(link, request)
         self._check_partner(link, request)
         via = self.route(me, request.server.host, request.path, request.hops_left)
+        self._check_path(link, request)
         if via is DIRECT and not isinstance(request.server.host, str):
             # before it is looked up: the kernel's routes would only say that there is none
             self.check_target("the server's address", request.server.host, link.local)
@@ -132,6 +133,12 @@ class Policy:
         if row is None or row.kind is not Kind.CLIENT or not row.speaks_for(user):
             text = f"{client} may not speak for user {user}; add the user to its row in this relay's peers.toml"
             raise Refusal(Code.USER_NOT_ALLOWED, text)
+
+    def _check_path(self, link: Link, request: Open) -> None:
+        is_relay = self.peers.is_relay(link.principal)
+        if link.through is None and request.path[-1:] != ((link.principal,) if is_relay else ()):
+            asks = f"{link.principal}, a {'relay' if is_relay else 'client'}, asks"
+            raise Refusal(Code.UNEXPECTED, f"{asks}, but the path says that it came by {' > '.join(request.path) or 'nobody'}")
 
     def _check_partner(self, link: Link, request: Open) -> None:
         address = request.partner.address
@@ -248,6 +255,8 @@ def check_form(request: Open) -> None:
     """Raises Refusal for what no relay could carry out: a number of components or ports beyond the last one."""
     if request.components not in (1, 2):
         raise Refusal(Code.MALFORMED, f"{request.components} components; 1 and 2 exist")
+    if request.components == 2 and request.protocol is not Protocol.UDP:
+        raise Refusal(Code.MALFORMED, "two components are a pair of UDP ports; a TCP session has one")
     if request.sealed and request.protocol is not Protocol.UDP:
         raise Refusal(Code.MALFORMED, "sealed sessions are of UDP; TCP carries its own encryption (TLS, SSH)")
     last = 65536 - request.components

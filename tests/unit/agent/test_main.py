@@ -20,6 +20,14 @@ def test_check_config_says_good_or_why_not(tmp_path: Path, capsys: pytest.Captur
     assert "colour" in json.dumps(json.loads(capsys.readouterr().out))
 
 
+def test_an_address_that_the_host_has_not_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'id = "fw1"\nlisten = ["127.0.0.1:9798", "[::]:9798", "203.0.113.7:9798"]\n'
+    assert main(["--config", str(write(tmp_path, RELAY, agent=text)), "--check-config", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (found["level"], found["file"], found["key"]) == ("warning", "agent.toml", "listen")
+    assert "203.0.113.7 is no address of this host" in found["why"]
+
+
 def test_a_wrong_configuration_ends_it_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(tmp_path / "nowhere")]) == 2
     assert "agent.toml" in capsys.readouterr().err

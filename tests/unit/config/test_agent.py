@@ -148,6 +148,10 @@ BAD = [
         "loopback-xdp", "agent", HEAD + '[datapath]\nxdp = "native"\ninterfaces = ["lo"]\n',
         "agent.toml:datapath.interfaces[1] (line 5)", "arrives at lo", "remove",
     ),
+    Bad(
+        "interface-path", "agent", HEAD + '[datapath]\ninterfaces = ["eth0", "../x"]\n',
+        "agent.toml:datapath.interfaces[2] (line 4)", "'../x' can't be an interface's name", "ip link",
+    ),
     Bad("xdp", "agent", HEAD + '[datapath]\nxdp = "on"\n', "agent.toml:datapath.xdp (line 4)", "'on' is not known here", "valid: auto"),
     # marks, leases
     Bad("mark", "agent", HEAD + "[datapath]\nmark = 0x3\nmask = 0x1\n", "agent.toml:datapath.mark (line 4)", "outside of mask 0x1", "0x3"),

@@ -38,6 +38,12 @@ WARNINGS = [
         "peers.toml:peer[2].users (line 10)",
         "superfluous",
     ),
+    (
+        "agent",
+        RELAY["agent.toml"] + '[targets]\nallow = ["10.9.0.0/16", "0.0.0.0/0"]\n',
+        "agent.toml:targets.allow[2] (line 4)",
+        "lifts every built-in refusal",
+    ),
     ("peers", RELAY["peers.toml"].replace("fw2.key", "alice.key"), "peers.toml:peer[2].keys (line 9)", "either could pass for the other"),
 ]
 

@@ -6,19 +6,19 @@ import pytest
 
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Way
-from demo.ladder import draw
+from demo.ladder import draw, labels
 
 ONE_HOP = """\
 client             fw1                server
-|<------------- OFFER P4 -------------|
-|--- OPEN P1 P4 -->|                  |
-|<- OPENED P2 P3 --|                  |
-|-------------- PEER P3 ------------->|
+|<------------- OFFER P6 -------------|
+|--- OPEN P1 P6 -->|                  |
+|<- OPENED P2 P5 --|                  |
+|-------------- PEER P5 ------------->|
 
 P1   10.0.0.1:5001  client, facing fw1
 P2   10.0.0.2:5002  fw1, facing client
-P3   10.0.0.3:5003  fw1, facing server
-P4   10.0.0.4:5004  server, facing fw1"""
+P5   10.0.0.3:5003  fw1, facing server
+P6   10.0.0.4:5004  server, facing fw1"""
 
 TWO_HOPS = """\
 client             fw1                fw2                server
@@ -88,3 +88,10 @@ SEALED_LOOP = LOOP.replace(
 def test_a_sealed_row(way: Way, drawn: str) -> None:
     points = [Endpoint.parse(f"10.0.0.{number}:500{number}") for number in range(1, 7)]
     assert draw(("client", "fw1", "fw2", "server"), points, way, seal=True) == drawn + POINTS
+
+
+def test_the_names_of_points_mean_the_same_whatever_the_number_of_relays() -> None:
+    assert labels(2) == ["P1", "P6"]
+    assert labels(4) == ["P1", "P2", "P5", "P6"]
+    assert labels(6) == [f"P{number}" for number in range(1, 7)]
+    assert labels(10) == ["P1", "P2", "P3", "P4", "P3b", "P4b", "P3c", "P4c", "P5", "P6"]

@@ -47,7 +47,7 @@ def test_keys_go_to_a_helper_that_seals_and_come_back_as_outcomes(tmp_path: Path
         helper.end()
 
 
-def test_a_question_waits_for_a_helper_that_comes_later(tmp_path: Path) -> None:
+def test_a_question_waits_for_a_helper_that_comes_later_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     agent = HelperBackend(tmp_path / "socket", timeout=10)
     helpers: list[Helper] = []
 
@@ -61,6 +61,9 @@ def test_a_question_waits_for_a_helper_that_comes_later(tmp_path: Path) -> None:
     starter.join()
     agent.close()
     helpers[0].end()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"waiting up to 10 s for the datapath helper at {tmp_path / 'socket'}: No such file or directory"
+    ]
 
 
 def test_more_than_a_packet_holds_goes_in_several(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -10,9 +10,21 @@ from chainrelay.privileged.addresses import interfaces_with_addresses, own_addre
 from lab.host import Namespace
 from lab.link import connect
 
+LOOPBACK = {IPv4Address("127.0.0.1"), IPv6Address("::1")}
+
 
 def test_loopback_is_ours() -> None:
     assert IPv4Address("127.0.0.1") in own_addresses()
+
+
+@pytest.mark.root
+def test_the_other_end_of_a_link_is_not_ours() -> None:
+    with Namespace("here") as here:
+        here.run(["ip", "tuntap", "add", "tunnel", "mode", "tun"])
+        for mine, other in (("10.1.0.1", "10.1.0.2/32"), ("fd01::1", "fd01::2/128")):
+            here.run(["ip", "address", "add", mine, "peer", other, "dev", "tunnel"])
+        with here.enter():
+            assert {IPv4Address("10.1.0.1"), IPv6Address("fd01::1")} == own_addresses() - LOOPBACK
 
 
 @pytest.mark.root

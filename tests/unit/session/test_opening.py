@@ -47,14 +47,15 @@ def test_last_relay_straight_way() -> None:
     ).done().applied().replies(Opened, lambda it: str(it.exit) == "10.3.0.2:20000" and it.mtu == 1472).done()
 
 
-def test_ipv6_and_pairs_and_tcp() -> None:
+@pytest.mark.parametrize(("protocol", "components", "held"), [(Protocol.UDP, 2, 4), (Protocol.TCP, 1, 2)])
+def test_ipv6_and_pairs_and_tcp(protocol: Protocol, components: int, held: int) -> None:
     link = replace(ALICE, remote=ip_address("fd00::5"), local=ip_address("fd00::1"))
     p1 = Endpoint.parse("[fd00::5]:5000")
     play(last()).opens(
-        link, partner=p1, origin=p1, server=Target.parse("[fd09::9]:6000"), components=2, protocol=Protocol.TCP
+        link, partner=p1, origin=p1, server=Target.parse("[fd09::9]:6000"), components=components, protocol=protocol
     ).locates("fd09::9").located("fd09::9", source="fd03::2").applies(
-        Install, lambda op: op.mapping.family == 6 and op.mapping.client_side.port % 2 == 0 and op.mapping.protocol is Protocol.TCP
-    ).applied().replies(Opened, lambda it: it.mtu == 1500 - 48).holds(4)
+        Install, lambda op: op.mapping.family == 6 and op.mapping.client_side.port % 2 == 0 and op.mapping.protocol is protocol
+    ).applied().replies(Opened, lambda it: it.mtu == 1500 - 48).holds(held)
 
 
 def test_a_retry_joins_and_then_gets_the_same_answer() -> None:
@@ -105,6 +106,8 @@ P4X = Endpoint.parse("10.0.9.9:20100")
         ({"components": 2, "server": Target.parse("10.9.0.9:65535")}, Code.MALFORMED, "port"),
         ({"path": ("fw1",)}, Code.LOOP, "passed here before"),
         ({"path": ("fw2",)}, Code.LOOP, "leads back"),
+        ({"path": ("fw0",)}, Code.UNEXPECTED, "alice, a client, asks, but the path says that it came by fw0"),
+        ({"components": 2, "protocol": Protocol.TCP}, Code.MALFORMED, "a TCP session has one"),
         ({"hops_left": 0}, Code.TOO_MANY_HOPS, "one too many"),
         ({"path": tuple(f"r{n}" for n in range(15)), "hops_left": 99}, Code.TOO_MANY_HOPS, "one too many"),
         ({"user": "bob"}, Code.USER_NOT_ALLOWED, "peers.toml"),

@@ -1,23 +1,19 @@
-"""What verbs share: options, and sessions and errors as text or JSON lines."""
+"""What verbs share: options, and the session that they describe."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
 import ipaddress
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainrelay import client
 from chainrelay.client import Client, Session
 from chainrelay.client.client import Opening
-from chainrelay.client.data_keys import SealCounters
 from chainrelay.errors import ConfigError
 from chainrelay.wire.endpoint import Address, Endpoint, parse_address, split_host_port
-from chainrelay.wire.messages import HopCounters, Protocol, Way
+from chainrelay.wire.messages import Protocol, Way
 
 if TYPE_CHECKING:
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  argparse has no public name for it
@@ -78,7 +74,9 @@ def make_client(options: argparse.Namespace) -> Client:
 
 
 def opening(owner: Client, options: argparse.Namespace, protocol: Protocol | None, local: int | Endpoint, *, sockets: bool) -> Opening:
-    """The session that the options describe."""
+    """The session that the options describe. Raises ConfigError."""
+    if options.server_id and owner.config.peers.current_key(options.server_id) is None:
+        raise ConfigError(f"--server-id {options.server_id}", "peers.toml has no key for it", "add one there, or mend the id")
     if options.peer:
         return owner.open_to(
             options.peer, protocol=protocol or Protocol.UDP, components=options.components or 1, local=local, sockets=sockets,
@@ -143,75 +141,3 @@ def network(text: str) -> Network:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-class Report:
-    """Prints what happens to a session, as text or as a JSON object per line."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
-
-    def opened(self, session: Session, event: str = "open") -> None:
-        """Its endpoints."""
-        rows: dict[str, object] = {
-            "session": session.id.hex(),
-            "protocol": session.protocol.name.lower(),
-            "components": session.components,
-            "local": str(session.local),
-            "entry": str(session.entry),
-            "exit": str(session.exit),
-            "peer": str(session.peer),
-            "mtu": session.mtu,
-            "sealed": session.sealed,
-            "last": session.relays[-1] if session.relays else None,
-        }
-        if self._as_json:
-            self._print(json.dumps({"event": event, **rows}))
-            return
-        meaning = {
-            "local": "P1: receive here, send from here",
-            "entry": "P2: send there",
-            "exit": "P5: what the server sees and answers to",
-            "peer": "P6: the server",
-            "mtu": "bytes in a datagram at most",
-            "sealed": "datagrams encrypted up to the last relay",
-            "last": "the last relay",
-        }
-        rows |= {"sealed": "yes" if session.sealed else "no", "last": rows["last"] or "none"}
-        head = [] if event == "open" else [f"{event}:"]
-        self._print("\n".join([*head, *(f"{name:<10} {value!s:<28} {meaning.get(name, '')}".rstrip() for name, value in rows.items())]))
-
-    def forwarding(self, listen: Endpoint) -> None:
-        """The local port is open."""
-        self._print(json.dumps({"event": "forward", "listen": str(listen)}) if self._as_json else f"listen     {listen}")
-
-    def closed(self, counters: tuple[HopCounters, ...], seal: SealCounters | None = None) -> None:
-        """What every relay counted, and what became of a sealed session's datagrams here."""
-        if self._as_json:
-            hops = [
-                {
-                    "hop": hop.hop,
-                    "to_server": {"packets": hop.to_server_packets, "bytes": hop.to_server_bytes},
-                    "to_client": {"packets": hop.to_client_packets, "bytes": hop.to_client_bytes},
-                }
-                for hop in counters
-            ]
-            sealed = {"seal": dataclasses.asdict(seal)} if seal is not None else {}
-            self._print(json.dumps({"event": "closed", "counters": hops, **sealed}))
-            return
-        for hop in counters:
-            self._print(
-                f"{hop.hop}: to the server {hop.to_server_packets} packets, {hop.to_server_bytes} bytes; "
-                f"to the client {hop.to_client_packets} packets, {hop.to_client_bytes} bytes"
-            )
-
-        if seal is not None:
-            self._print(
-                f"here: {seal.sealed} datagrams sealed, {seal.opened} opened; dropped: {seal.forged} forged, {seal.replayed} replayed, "
-                f"{seal.unknown} under no key"
-            )
-
-    @staticmethod
-    def _print(text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()  # whoever reads a pipe must not wait for the end

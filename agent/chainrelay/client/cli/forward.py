@@ -13,12 +13,14 @@ import contextlib
 import socket
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from chainrelay.client import advice
 from chainrelay.client import sockets as p1
 from chainrelay.client.advice import Exit
 from chainrelay.client.cli import common
+from chainrelay.client.cli.report import Report
 from chainrelay.client.datagrams import LARGEST_DATAGRAM, too_large
 from chainrelay.client.wishes import LAST_PORT
 from chainrelay.errors import ConfigError, Refusal
@@ -49,7 +51,7 @@ def add(verbs: Verbs) -> None:
     parser.add_argument(
         "--to", type=common.endpoint, metavar="ADDRESS:PORT", help="UDP: where the server's datagrams go before anybody has sent to LISTEN"
     )
-    parser.add_argument("--json", action="store_true", help="JSON, one object per line: forward, open, moved, closed")
+    parser.add_argument("--json", action="store_true", help="JSON, one object per line: forward, open, moved, trouble, back, closed")
     parser.set_defaults(run=run)
 
 
@@ -86,27 +88,46 @@ def _bind(protocol: Protocol, at: Endpoint, components: int) -> list[socket.sock
 
 
 async def _forward_datagrams(owner: Client, options: argparse.Namespace) -> None:
-    report = common.Report(as_json=options.json)
-    session = await common.opening(owner, options, Protocol.UDP, 0, sockets=True)
-    session.on_moved = lambda moved: report.opened(moved, "moved")
-    try:
-        listening = _bind(Protocol.UDP, options.listen, session.components)
-        pumps = [
-            Pump(near, far, options.to.next(offset) if options.to else None, Seal(session, offset) if session.sealed else None)
-            for offset, (near, far) in enumerate(zip(listening, session.bound, strict=True))
-        ]
+    report = Report(as_json=options.json)
+    with _Listening(options.listen, options.components or 1) as listening:  # first: what can't be had here asks nothing of a chain
+        session = await common.opening(owner, options, Protocol.UDP, 0, sockets=True)
+        report.watch(session)
+        pumps: list[Pump] = []
         try:
-            for each in pumps:
-                each.start()
-            report.forwarding(p1.local_endpoint(listening[0]))
+            for offset, (near, far) in enumerate(zip(listening.exactly(session.components), session.bound, strict=True)):
+                user = options.to.next(offset) if options.to else None
+                pumps.append(Pump(near, far, user, Seal(session, offset) if session.sealed else None))
+                pumps[-1].start()
+            report.forwarding(p1.local_endpoint(listening.sockets[0]))
             report.opened(session)
             await common.until_ended(session)
         finally:
             for each in pumps:
                 each.stop()
-            p1.close(listening)
-    finally:
-        report.closed(await session.close(), session.seal_counters if session.sealed else None)
+            await report.end(session)
+
+
+class _Listening:
+    """The local ports: as many as can be told before the server has, and then as many as there are."""
+
+    def __init__(self, at: Endpoint, components: int) -> None:
+        self._at = at
+        self.sockets = _bind(Protocol.UDP, at, components)
+
+    def exactly(self, components: int) -> list[socket.socket]:
+        """One for each component. Raises ConfigError."""
+        if components != len(self.sockets):
+            p1.close(self.sockets)
+            self.sockets = _bind(Protocol.UDP, self._at, components)
+        return self.sockets
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        p1.close(self.sockets)
 
 
 class Seal:
@@ -186,7 +207,7 @@ class Pump:
 
 
 async def _forward_connections(owner: Client, options: argparse.Namespace) -> None:
-    report = common.Report(as_json=options.json)
+    report = Report(as_json=options.json)
     sessions: set[Session] = set()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -195,12 +216,16 @@ async def _forward_connections(owner: Client, options: argparse.Namespace) -> No
         assert task is not None
         tasks.add(task)
         try:
-            async with common.opening(owner, options, Protocol.TCP, 0, sockets=True) as session:
-                sessions.add(session)
+            session = await common.opening(owner, options, Protocol.TCP, 0, sockets=True)
+            sessions.add(session)
+            report.watch(session)
+            try:
                 report.opened(session)
                 far_reader, far_writer = await asyncio.open_connection(sock=session.sockets.pop())
                 await _both_ways((reader, writer), (far_reader, far_writer))
-            sessions.discard(session)
+            finally:
+                await report.end(session)
+                sessions.discard(session)
         except Refusal as refusal:  # of this connection; the next one may fare better
             print(f"chainrelay forward: {advice.explain(refusal)}", file=sys.stderr)
         except asyncio.CancelledError:

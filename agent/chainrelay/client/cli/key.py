@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainrelay.client.advice import Exit
 from chainrelay.config.keys import new_key
 from chainrelay.errors import ConfigError
+from chainrelay.output import put
 
 if TYPE_CHECKING:
     from chainrelay.client.cli.common import Verbs
@@ -28,8 +28,10 @@ def add(verbs: Verbs) -> None:
 async def run(options: argparse.Namespace) -> int:
     """Write the key."""
     if options.file is None:
-        sys.stdout.write(new_key())
+        put(new_key(), end="")
         return Exit.OK
+    if not options.file.name:
+        raise ConfigError("FILE", "an empty name", "give a file's name, or leave it out for standard output")
     try:
         handle = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as fault:

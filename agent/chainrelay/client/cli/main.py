@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from importlib import metadata
@@ -43,9 +42,6 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: list[str]) -> int:
     """Run the command; its exit code. SIGINT and SIGTERM end a verb in good order."""
-    if sys.stdout is None:
-        print("chainrelay: standard output is closed; say where the answer should go, /dev/null if nowhere", file=sys.stderr)
-        return Exit.FAILED
     try:
         options = parser().parse_args(arguments)
     except SystemExit as end:  # argparse has said why
@@ -53,13 +49,9 @@ def run(arguments: list[str]) -> int:
     try:
         return asyncio.run(_until_signal(options))
     except ChainrelayError as error:
-        print(f"chainrelay {options.verb}: {advice.explain(error)}", file=sys.stderr)
+        if text := advice.explain(error):
+            print(f"chainrelay {options.verb}: {text}", file=sys.stderr)
         return advice.exit_code(error)
-    except OSError as error:  # standard output is full, or nobody reads it any more
-        if not isinstance(error, BrokenPipeError):
-            print(f"chainrelay {options.verb}: {error.filename or 'standard output'}: {error.strerror}", file=sys.stderr)
-        _give_up_output()
-        return Exit.FAILED
     except ValueError as error:  # an argument that only the library could judge
         print(f"chainrelay {options.verb}: {error}", file=sys.stderr)
         return Exit.USAGE
@@ -83,14 +75,6 @@ async def _until_signal(options: argparse.Namespace) -> int:
     if not interrupted:
         raise asyncio.CancelledError
     return Exit.OK
-
-
-def _give_up_output() -> None:
-    """Or the interpreter would try once more as it ends, and say so."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(null, sys.stdout.fileno())
-    os.close(null)
 
 
 def _version() -> str:

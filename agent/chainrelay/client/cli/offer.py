@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import sys
 from typing import TYPE_CHECKING
 
 from chainrelay import client
@@ -20,6 +19,7 @@ from chainrelay.client.offer import Admission, Offering, Visitor
 from chainrelay.config.client import ClientConfig, load_client
 from chainrelay.errors import ConfigError
 from chainrelay.limits import OFFER_PORT, PROGRAM_STOP
+from chainrelay.output import put
 from chainrelay.wire.endpoint import Endpoint, parse_address
 from chainrelay.wire.messages import Protocol
 
@@ -81,9 +81,11 @@ async def run(options: argparse.Namespace) -> int:
         raise ConfigError("--allow-id", "ids are known only of clients that authenticate", "add --authenticate")
     if options.components == 2 and options.port[0] % 2:
         raise ConfigError("--port", "a pair of components starts at an even port", "give an even port")
+    listening = _listen(options, config)
+    _check_address(options, listening)
     server = _Server(options)
     offering = Offering(
-        _listen(options, config),
+        listening,
         server.serve,
         ports=options.port[:: options.components],
         shared=not options.program,
@@ -126,8 +128,7 @@ class _Server:
 
     def tell(self, event: dict[str, object], text: str) -> None:
         """A line for whoever watches. The program's own output goes to the same place, so ours names itself unless it is JSON."""
-        sys.stdout.write((json.dumps(event) if self._json else f"chainrelay offer: {text}") + "\n")
-        sys.stdout.flush()
+        put(json.dumps(event) if self._json else f"chainrelay offer: {text}")
 
 
 def arguments(program: list[str], visitor: Visitor) -> list[str]:
@@ -197,6 +198,19 @@ def ports(text: str) -> list[int]:
     if not found or not 1 <= found[0] <= found[-1] <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port or FIRST-LAST within 1-65535")
     return found
+
+
+def _check_address(options: argparse.Namespace, listening: Endpoint) -> None:
+    """What no client could be told, or come to. Raises ConfigError."""
+    address = options.address
+    if address is None:
+        return
+    where = f"--address {address}"
+    if address.is_unspecified or address.is_multicast:
+        raise ConfigError(where, "clients can't send datagrams of a session there", "give one address at which they reach this host")
+    if address.version != listening.family and not any(each.version == address.version for each in options.allow_exit):
+        why = f"clients come to {listening}, by IPv{listening.family}, and their datagrams would come by IPv{address.version}"
+        raise ConfigError(where, why, "give both of one family, or say by --allow-exit from where the datagrams come")
 
 
 def _listen(options: argparse.Namespace, config: ClientConfig | None) -> Endpoint:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from chainrelay.client.advice import Exit
 from chainrelay.client.cli import common
+from chainrelay.client.cli.report import Report
 from chainrelay.errors import ConfigError
 from chainrelay.wire.messages import Protocol
 
@@ -26,7 +27,7 @@ def add(verbs: Verbs) -> None:
     common.add_session(parser)
     parser.add_argument("--tcp", action="store_true", help="with --peer: a TCP session (one connection from P1)")
     parser.add_argument("--local", type=common.local, default=0, metavar="[ADDRESS:]PORT", help="P1 (default: a free port)")
-    parser.add_argument("--json", action="store_true", help="JSON, one object per line: open, moved, closed")
+    parser.add_argument("--json", action="store_true", help="JSON, one object per line: open, moved, trouble, back, closed")
     parser.add_argument("--once", action="store_true", help="close at once: tells whether the chain works")
     parser.add_argument("--until-done", action="store_true", help="end when the server says that it is done")
     parser.set_defaults(run=run)
@@ -38,17 +39,17 @@ async def run(options: argparse.Namespace) -> int:
         why = "the program that uses P1 would have to seal its datagrams itself"
         raise ConfigError("--seal", why, "use `chainrelay forward --seal`; `open --seal --once` tells whether a sealed session can be had")
     common.check_options(options, tcp_needs_peer=True)
-    report = common.Report(as_json=options.json)
+    report = Report(as_json=options.json)
     protocol = (Protocol.TCP if options.tcp else Protocol.UDP) if options.peer else None
     async with common.make_client(options) as owner:
         session = await common.opening(owner, options, protocol, options.local, sockets=bool(options.seal))
-        session.on_moved = lambda moved: report.opened(moved, "moved")
+        report.watch(session)
         try:
             report.opened(session)
             if not options.once:
                 await _wait(session, until_done=options.until_done)
         finally:
-            report.closed(await session.close(), session.seal_counters if session.sealed else None)
+            await report.end(session)
     return Exit.OK
 
 

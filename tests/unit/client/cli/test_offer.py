@@ -17,7 +17,7 @@ def test_who_is_refused_by_the_server_ends_with_4(directory: Path) -> None:
         at = event(server.stdout, "listening")["at"]
         done = run("open", at, "--config", str(directory))
         assert done.returncode == 4
-        assert "does not allow this client" in done.stderr
+        assert "whether it allows this client (--allow)" in done.stderr
         assert server.stderr is not None
         assert "not among the allowed sources" in server.stderr.readline()
 
