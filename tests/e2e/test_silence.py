@@ -21,7 +21,7 @@ from lab.remains import remains
 
 pytestmark = pytest.mark.root
 
-LEASE = 6
+LEASE = 4
 
 
 @pytest.fixture
@@ -45,8 +45,9 @@ def start_all(chain: Chain) -> None:
         agent.start()
 
 
-def elements(chain: Chain) -> list[str]:
-    return [line for firewall in chain.firewalls for line in remains(firewall.host).elements]
+def live(chain: Chain) -> list[str]:
+    """What the gates let pass. Elements of the NAT maps, which have no time, stay for the next agent to tidy up; nothing comes to them."""
+    return [line for firewall in chain.firewalls for line in remains(firewall.host).elements if " live: " in line]
 
 
 def held(chain: Chain, *more: str) -> list[str]:
@@ -61,10 +62,11 @@ def test_the_kernels_end_with_the_leases_what_nobody_renews(short: Chain) -> Non
         call.proves_flow()
         wait.until(lambda: not call.to_client(1).seen and not call.to_server(1).seen, "the kernels to stop it", LEASE + 10)
         assert time.monotonic() - killed > LEASE / 2, "before any lease ended"
-        wait.until(lambda: not elements(short), "no element to be left")
+        wait.until(lambda: not live(short), "no lease to be left")
         start_all(short)
         wait.until(lambda: call.to_server(1).seen, "the session to be opened again", 20)
-        call.proves_flow()
+        call.close()
+        assert short.leftovers() == {}
 
 
 def test_a_user_hears_of_trouble_of_the_leases_end_and_of_its_end(short: Chain) -> None:
@@ -75,8 +77,9 @@ def test_a_user_hears_of_trouble_of_the_leases_end_and_of_its_end(short: Chain) 
         assert [each["event"] for each in (first, last)] == ["trouble", "trouble"]
         assert 0 < first["left"] <= LEASE
         assert last["left"] == 0
-        assert first["code"] == "next-hop-unreachable"
-        assert "10.0.1." in first["text"], "where"
+        assert first["code"] in {"next-hop-unreachable", "next-hop-authentication"}, "the latter: killed in the middle of it"
+        assert last["code"] == "next-hop-unreachable"
+        assert "fw1 at 10.1.0.2:9798" in last["text"], "where"
         start_all(short)
         events = [hear(process)]
         while events[-1]["event"] != "back":
@@ -98,4 +101,4 @@ def test_a_close_that_nobody_hears_is_told(short: Chain) -> None:
     _, told = process.communicate(timeout=20)
     assert process.returncode == 0
     assert "the chain did not hear it: what stands there ends by itself within" in told
-    wait.until(lambda: not elements(short), "no element to be left", LEASE + 5)
+    wait.until(lambda: not live(short), "no lease to be left", LEASE + 5)
