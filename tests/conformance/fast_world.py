@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from chainrelay.datapath.stack import Stack
 from chainrelay.datapath.xdp import XdpBackend
-from chainrelay.privileged import xdp_attach
 from chainrelay.privileged.xdp_kernel import XdpKernel
 from chainrelay.wire.messages import Protocol
 from conformance.world import KernelWorld, LegacyWorld
@@ -40,8 +39,7 @@ class FastWorld(KernelWorld):
         report = self.pins.load(self.relay.host, interfaces, "--mode", self.mode)
         folder: Path = self.pins.path / f"v{report['layout']}"
         with self.relay.host.enter():
-            indices = [xdp_attach.interface_index(name) for name in interfaces]
-            self.fast = XdpBackend(XdpKernel(folder, indices))
+            self.fast = XdpBackend(XdpKernel(folder))
             self.backend = Stack(self.backend, self.fast)
             self.setup()
 

@@ -22,7 +22,6 @@ from chainrelay.datapath.ruleset import Ruleset
 from chainrelay.datapath.stack import Stack
 from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.datapath.xdp_layout import Verdict
-from chainrelay.privileged import xdp_attach
 from chainrelay.privileged.kernel import LinuxKernel
 from chainrelay.privileged.xdp_kernel import LOADER_TIMEOUT, XdpKernel
 from chainrelay.wire.endpoint import Endpoint
@@ -95,8 +94,7 @@ class Fast:
             self.folder = Path(self.report["folder"])
             with self.host.enter():
                 self.rules = NftBackend(Ruleset(Policy.GUEST), LinuxKernel())
-                indices = [xdp_attach.interface_index(name) for name in self.interfaces]
-                self.kernel = XdpKernel(self.folder, indices)
+                self.kernel = XdpKernel(self.folder)
                 self.fast = XdpBackend(self.kernel)
                 self.backend = Stack(self.rules, self.fast)
                 stack.callback(self.backend.close)

@@ -15,6 +15,7 @@ from lab.fastpath import FastRow
 pytestmark = pytest.mark.root
 
 COUNT = 200
+JUMBO = 9000
 
 
 @pytest.fixture(scope="module", params=[(1, "native"), (2, "native"), (2, "generic")], ids=lambda p: f"{p[0]}-{p[1]}")
@@ -49,6 +50,30 @@ def test_every_datagram_takes_the_fast_path_at_every_relay(row: FastRow, family:
         assert fast.backend.apply([Renew(mapping, 60)]) == [Done(counted)]
         assert fast.backend.apply([Remove(mapping)]) == [Done(Counters())]
         assert fast.fast.flows() == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_jumbo_frames_take_the_generic_path_whatever_their_size(family: int) -> None:
+    """No driver here gives a native program a frame of several pages, so `auto` makes all interfaces generic."""
+    with FastRow(2, "auto", families=(family,), mtu=JUMBO) as row:
+        assert {each["mode"] for fast in row.firewalls for each in fast.report["interfaces"].values()} == {"generic"}
+        mappings = row.session(family, 5200 + family)
+        first, last = mappings[0], mappings[-1]
+        row.install(mappings)
+        wait.until(lambda: all(f.ready(m) for f, m in zip(row.firewalls, mappings, strict=True)), "the neighbours")
+        largest = JUMBO - (28 if family == 4 else 48)
+        sizes = (16, 1472, 1473, 4096, largest - 1, largest)
+        with (
+            Port(row.row.client, first.client_partner.address, first.client_partner.port) as client,
+            Port(row.row.server, last.server_partner.address, last.server_partner.port) as server,
+        ):
+            for size in sizes:
+                there, back = Stream(size), Stream(size)
+                there.send(client, first.client_side, 20)
+                back.send(server, last.server_side, 20)
+                for got in (there.tally(server), back.tally(client)):
+                    assert (got.lost, got.duplicates, got.foreign) == (0, 0, 0), size
+        row.fast_only(mappings, 20 * len(sizes))
 
 
 def test_a_lease_that_ends_stops_the_flow_without_anybody(row: FastRow) -> None:

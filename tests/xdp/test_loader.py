@@ -219,6 +219,21 @@ def test_the_rights_of_the_helpers_unit_are_enough(pair: tuple[Namespace, str, P
             host.run(["umount", str(run / "bpf")], check=False)
 
 
+def test_two_at_once_do_not_harm_each_other(pair: tuple[Namespace, str, Pins]) -> None:
+    host, name, pins = pair
+    reports: list[dict[str, object]] = []
+    loaders = [threading.Thread(target=lambda: reports.append(pins.load(host, [name]))) for _ in range(2)]
+    for loader in loaders:
+        loader.start()
+    for loader in loaders:
+        loader.join()
+    assert sorted(bool(report["reused"]) for report in reports) == [False, True]
+    assert attached(host, name).mode is xdp_attach.Mode.NATIVE
+    assert not [path.name for path in pins.path.glob("v*/*") if "_new" in path.name or "_left" in path.name]
+    pins.load(host, [name], "--detach")
+    assert list(pins.path.glob("v*")) == []
+
+
 def test_modes_change_and_maps_stay(pair: tuple[Namespace, str, Pins]) -> None:
     host, name, pins = pair
     assert set(pins.load(host, [name])["new_maps"]) == {layout.name for layout in MAPS}

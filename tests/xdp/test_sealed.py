@@ -15,7 +15,6 @@ from chainrelay.datapath.mapping import Counters, Done, Failed, Install, Mapping
 from chainrelay.datapath.xdp import XdpBackend
 from chainrelay.datapath.xdp_layout import Verdict
 from chainrelay.limits import SEAL_OVERLAP
-from chainrelay.privileged import xdp_attach
 from chainrelay.privileged.xdp_kernel import XdpKernel
 from chainrelay.wire.sealed import SealKeys
 from lab import wait
@@ -192,8 +191,7 @@ def test_the_last_key_opens_until_its_time_is_over(session: Sealed) -> None:
 def test_another_process_goes_on_with_the_same_counters(session: Sealed) -> None:
     assert session.to_client(b"first")
     with session.last.host.enter():
-        indices = [xdp_attach.interface_index(name) for name in session.last.interfaces]
-        other = XdpBackend(XdpKernel(session.last.folder, indices))
+        other = XdpBackend(XdpKernel(session.last.folder))
     other.setup()
     assert other.seals()
     again: list[Operation] = [Renew(session.mapping, 60), Rekey(session.mapping, keys(0)), Install(session.mapping, 60, keys(0))]
@@ -280,14 +278,18 @@ def test_an_interface_without_the_program_is_refused() -> None:
     with FastRow(1, families=(4,)) as row:
         fast = row.firewalls[0]
         mapping = replace(row.session(4, 5700)[-1], sealed=True)
-        with fast.host.enter():
-            left = xdp_attach.interface_index(fast.interfaces[0])
-            half = XdpBackend(XdpKernel(fast.folder, [left]))
-        outcome = half.apply([Install(mapping, 60, keys(0))])[0]
-        half.close()
+        wait.until(lambda: fast.ready(mapping), "the neighbours")
+        right = fast.interfaces[1]
+        fast.host.run(["ip", "link", "set", right, "xdpdrv", "off"])
+        refused = f"interface {right}, which has no fast path"
+        wait.until(lambda: not fast.way(mapping.server_partner.address).fast, "the way to follow")
+        outcome = fast.fast.apply([Install(mapping, 60, keys(0))])[0]
         assert isinstance(outcome, Failed)
-        assert f"interface {fast.interfaces[1]}, which has no fast path" in outcome.why
+        assert refused in outcome.why
         assert fast.fast.sealed_keys() == []
+        fast.pins.load(fast.host, fast.interfaces, "--mode", "native")
+        wait.until(lambda: fast.ready(mapping), "the way to follow", 10)
+        assert isinstance(fast.fast.apply([Install(mapping, 60, keys(0))])[0], Done)
 
 
 def test_a_removed_session_is_silent_in_both_directions(row: FastRow) -> None:

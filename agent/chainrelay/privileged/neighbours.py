@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from ipaddress import IPv4Address
 from socket import AF_INET, AF_INET6
@@ -58,9 +58,10 @@ log = logging.getLogger("chainrelay.neighbours")
 class Neighbours:
     """The map `hops`, one place per partner address. Belongs to the network namespace in which it was made."""
 
-    def __init__(self, hops: Map, interfaces: Collection[int]) -> None:
-        """`interfaces`: numbers of those that take the fast path; ways over others are never ready."""
-        self._hops, self._interfaces = hops, frozenset(interfaces)
+    def __init__(self, hops: Map, exits: Map, ours: Callable[[int], bool]) -> None:
+        """Ways are ready over interfaces that are among `exits` and have a program that is `ours`, by its id: both as they are now, for
+        an interface may go, come again under another number, or lose its program."""
+        self._hops, self._exits, self._ours = hops, exits, ours
         self._lock = threading.RLock()
         self._netlink, self._events, self._requests = IPRoute(), IPRoute(), Rtnetlink()
         self._events.bind(GROUPS)
@@ -145,12 +146,17 @@ class Neighbours:
         metrics = route.get_attr("RTA_METRICS")
         mtu = (metrics.get_attr("RTAX_MTU") if metrics else None) or link.get_attr("IFLA_MTU")
         name = str(link.get_attr("IFLA_IFNAME"))
-        if own is None or ifindex not in self._interfaces:
+        if own is None or not self._takes(link):
             return Way(address, ifindex, mtu, own=own or bytes(6), name=name)
         neighbour = self._neighbour(gate, ifindex)
         if neighbour is None:
             return Way(address, ifindex, mtu, own=own, fast=True, name=name)
         return Way(address, ifindex, mtu, neighbour, own, ready=bool(link["flags"] & 1), fast=True, name=name)
+
+    def _takes(self, link: Any) -> bool:  # noqa: ANN401 - pyroute2 has no types
+        xdp = link.get_attr("IFLA_XDP")
+        program = xdp.get_attr("IFLA_XDP_PROG_ID") if xdp is not None else None
+        return program is not None and self._ours(program) and self._exits.lookup(_index(link["index"])) is not None
 
     def _neighbour(self, gate: Address, ifindex: int) -> bytes | None:
         """The MAC, if the kernel knows it now; it is asked to find it and to keep it. What is written by hand stays as it is."""
@@ -193,11 +199,14 @@ class Neighbours:
             if self._stop in ready:
                 return
             with self._lock:
-                if self._events.fileno() in ready:
-                    self._heed(self._news())
-                if time.monotonic() >= due:
-                    self._retry()
-                    due = time.monotonic() + PROBE
+                try:
+                    if self._events.fileno() in ready:
+                        self._heed(self._news())
+                    if time.monotonic() >= due:
+                        due = time.monotonic() + PROBE
+                        self._retry()
+                except OSError as fault:  # a thread that ended would leave every way as it is, for ever
+                    log.warning("a way could not be looked up (%s); all that are not ready are tried again within %g s", fault, PROBE)
 
     def _news(self) -> Collection[Any] | None:
         """What has happened; None when the kernel had more to tell than the socket holds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from chainrelay.datapath.xdp_entries import Renewed, Way, held_of
 from chainrelay.datapath.xdp_layout import ENDING, RENEWAL4, SEAL_KEY, TUPLE4, Slot, Verdict
 from chainrelay.datapath.xdp_seals import SealCounts, ended_of
 from chainrelay.errors import DatapathError
-from chainrelay.privileged import xdp_attach, xdp_load, xdp_pins
+from chainrelay.privileged import xdp_load, xdp_pins
 from chainrelay.privileged.neighbours import Neighbours
 from chainrelay.privileged.xdp_bpf import NOEXIST, Map, Program
 from chainrelay.privileged.xdp_flows import Flows
@@ -31,6 +32,7 @@ from chainrelay.wire.endpoint import Address
 log = logging.getLogger("chainrelay.xdp")
 
 FRAME: Final = 3000  # octets of records in one control run: a test run's frame must fit a page
+LOOKS: Final = 3  # at pins that a loader may be renaming
 LOADER_TIMEOUT: Final = 60.0  # seconds; compiling takes one, on a busy machine some
 
 
@@ -68,7 +70,7 @@ def open_fast_path(options: FastPathOptions) -> FastPath:
     if report["no_sealing"]:
         log.warning("sealed sessions are refused, plain ones are not concerned: %s", report["no_sealing"])
     folder = Path(report["folder"])
-    return FastPath(XdpBackend(XdpKernel(folder, [xdp_attach.interface_index(name) for name in active])), modes)
+    return FastPath(XdpBackend(XdpKernel(folder)), modes)
 
 
 def unload_fast_path(pins: Path) -> None:
@@ -112,16 +114,20 @@ def _refusals() -> Iterator[None]:
 class XdpKernel:
     """The `FastKernel` of datapath/xdp.py over pinned maps."""
 
-    def __init__(self, folder: Path, interfaces: Sequence[int]) -> None:
-        """Open what the loader pinned in `folder`; `interfaces` are those with the program."""
+    def __init__(self, folder: Path) -> None:
+        """Open what the loader pinned in `folder`. While it is open no loader gives the maps another size."""
+        self._folder = folder
+        self._programs: dict[int, Path] = {}
         try:
+            self._use = xdp_pins.in_use(folder)
             self._flows = {family: Flows(folder, family) for family in (4, 6)}
             self._hops, self._verdicts = Map.open(folder / "hops"), Map.open(folder / "verdicts")
             self._seals, self._slots = Map.open(folder / "seals"), Map.open(folder / "programs")
+            self._exits = Map.open(folder / "exits")
             self._end_keys = Program.open(folder / "end_keys")
         except OSError as error:
             raise DatapathError(f"{error.filename}: {error.strerror}; run the loader (xdp_load) first") from error
-        self._neighbours = Neighbours(self._hops, interfaces)
+        self._neighbours = Neighbours(self._hops, self._exits, self._is_ours)
 
     def now_ns(self) -> int:
         """CLOCK_MONOTONIC, as the program's bpf_ktime_get_coarse_ns."""
@@ -209,8 +215,18 @@ class XdpKernel:
         self._neighbours.close()
         for flows in self._flows.values():
             flows.close()
-        for each in (self._hops, self._verdicts, self._seals, self._slots, self._end_keys):
+        for each in (self._hops, self._exits, self._verdicts, self._seals, self._slots, self._end_keys):
             each.close()
+        os.close(self._use)
+
+    def _is_ours(self, program: int) -> bool:
+        """By the pins, which the loader makes before it attaches, and renames afterwards: who is not found is looked for again. An id does
+        not come again for another program."""
+        for _ in range(LOOKS):
+            if program in self._programs:
+                return True
+            self._programs.update(xdp_pins.our_programs(self._folder.parent))
+        return program in self._programs
 
     def _of(self, key: bytes) -> Flows:
         return self._flows[4 if len(key) == TUPLE4.size else 6]

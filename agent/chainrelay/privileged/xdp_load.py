@@ -13,6 +13,7 @@ import hashlib
 import json
 import socket
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -68,6 +69,11 @@ def load(options: argparse.Namespace) -> Report:
     pins: Path = options.pins
     folder = xdp_pins.folder_of(pins)
     xdp_pins.ensure_bpffs(pins)
+    with xdp_pins.lock(pins):
+        return _load(options, indices, pins, folder)
+
+
+def _load(options: argparse.Namespace, indices: dict[str, int], pins: Path, folder: Path) -> Report:
     report = Report(str(folder), new_maps=xdp_pins.ensure_maps(folder, options.flows, options.hops))
     xdp_pins.put_left_aside(folder)
     origin = fingerprint(options.source, options.flows)
@@ -114,6 +120,11 @@ def fingerprint(source: Path, flows: int) -> str:
 
 def unload(pins: Path, interfaces: Sequence[str]) -> Report:
     """Take our programs off the interfaces (none named: off all of them); with the last one all pins go. What is not ours stays."""
+    with xdp_pins.lock(pins) if pins.is_dir() else nullcontext():
+        return _unload(pins, interfaces)
+
+
+def _unload(pins: Path, interfaces: Sequence[str]) -> Report:
     report = Report(str(xdp_pins.folder_of(pins)))
     for name in interfaces or [name for _, name in socket.if_nameindex()]:
         xdp_modes.detach(pins, xdp_attach.interface_index(name))

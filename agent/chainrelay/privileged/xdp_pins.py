@@ -7,14 +7,17 @@ whose program's id is not among these programs belongs to somebody else. No comp
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
 
-from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, SEAL, SEALED_MOST, MapLayout, Slot, entries_of
+from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, MAPS, SEAL, SEALED_MOST, MapKind, MapLayout, Slot, entries_of
 from chainrelay.errors import DatapathError
 from chainrelay.privileged.xdp_bpf import EXIST, LOCKED, Map, Program
 
@@ -23,8 +26,9 @@ SEALING: Final = tuple(slot.name.lower() for slot in Slot)
 CONTROL: Final = ("place4", "place6", "renew4", "renew6", "remove4", "remove6", "end_keys")
 PROGRAMS: Final = ("native", "generic", *CONTROL, *SEALING)
 NEW: Final = "_new"  # (a bpffs refuses dots) a program that is about to take its predecessor's place
-OLD: Final = "_old"  # a map that another one has replaced, with a number behind: keys are in it until `wipe_old`
+OLD: Final = "_old"  # a map that another one has replaced, with a number behind: its keys and programs are in use until `wipe_old`
 LEFT: Final = "_left"  # a program that a loader has attached and not published before it died, with a number behind
+LOCK_WAIT: Final = 30.0  # seconds; a loader that compiles is done within a few
 ENDED: Final = SEAL.pack({"next": SEALED_MOST, "top": 2**64 - 1, "ends_ns": 1})
 ORIGIN: Final = "made_of_"  # an empty folder whose name goes on with the fingerprint of what the programs were made of
 
@@ -59,6 +63,50 @@ def _is_bpffs(path: Path) -> bool:
     return kind == "bpf"
 
 
+@contextmanager
+def lock(pins: Path, seconds: float = LOCK_WAIT) -> Iterator[None]:
+    """Two loaders at once would unpin each other's work. Raises DatapathError when another one takes longer than that."""
+    descriptor = _open(pins)
+    try:
+        deadline = time.monotonic() + seconds
+        while not _locked(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise DatapathError(f"another loader has been at work on {pins} for {seconds:g} s; wait for it, or end it")
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def in_use(folder: Path) -> int:
+    """Say that a daemon works with the maps of this version, for as long as the descriptor is open. Raises OSError."""
+    descriptor = _open(folder)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def _assert_unused(folder: Path) -> None:
+    descriptor = _open(folder)
+    try:
+        if not _locked(descriptor, fcntl.LOCK_EX):
+            advice = "stop it first (systemctl stop chainrelay-datapath), or keep their sizes; it loads by itself when it starts"
+            raise DatapathError(f"{folder}: a daemon works with these maps, and would not know of others in their place; {advice}")
+    finally:
+        os.close(descriptor)
+
+
+def _open(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
     """Create and pin the maps that are missing; returns the names of those made new.
 
@@ -69,21 +117,25 @@ def ensure_maps(folder: Path, flows: int, hops: int) -> list[str]:
     made = []
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        for layout in MAPS:
-            entries = entries_of(layout, flows, hops)
-            if not _fits(folder / layout.name, layout, entries):
-                note_origin(folder, "")  # whatever happens from here on: the programs that are there know other maps
-                _put_aside(folder / layout.name, layout)
-                with Map.create(layout, entries) as created:
-                    created.pin(folder / layout.name)
-                made.append(layout.name)
+        sizes = {layout: entries_of(layout, flows, hops) for layout in MAPS}
+        wanted = [layout for layout, entries in sizes.items() if not _fits(folder / layout.name, layout, entries)]
+        if wanted:
+            _assert_unused(folder)
+            # the programs that are there go on with their maps and with each other until the new ones are attached
+            wanted += [layout for layout in MAPS if layout.kind is MapKind.PROG_ARRAY and layout not in wanted]
+        for layout in wanted:
+            note_origin(folder, "")  # whatever happens from here on: the programs that are there know other maps
+            _put_aside(folder / layout.name, layout)
+            with Map.create(layout, sizes[layout]) as created:
+                created.pin(folder / layout.name)
+            made.append(layout.name)
     except OSError as error:
         raise DatapathError(f"{folder}: {error.filename}: {error.strerror}; the maps need CAP_BPF and a writable bpffs") from error
     return made
 
 
 def _put_aside(path: Path, layout: MapLayout) -> None:
-    if layout.locked and path.exists():
+    if (layout.locked or layout.kind is MapKind.PROG_ARRAY) and path.exists():  # the kernel empties one of programs with its last pin
         path.rename(_free(path.with_name(f"{path.name}{OLD}")))
     else:
         path.unlink(missing_ok=True)
@@ -121,15 +173,16 @@ def set_exit(folder: Path, interface: int, *, takes: bool) -> None:
 
 def wipe_keys(folder: Path) -> None:
     """Zeros in the place of every key of a version's `seals`, which is about to be removed."""
-    for path in [folder / "seals", *_old(folder)]:
+    for path in [folder / "seals", *folder.glob(f"seals{OLD}*")]:
         if path.exists():
             _wipe(path)
 
 
 def wipe_old(folder: Path) -> None:
     """The same of maps that `ensure_maps` has replaced; their pins go."""
-    for path in _old(folder):
-        _wipe(path)
+    for path in sorted(folder.glob(f"*{OLD}*")):
+        if path.name.startswith("seals"):
+            _wipe(path)
         path.unlink()
 
 
@@ -143,16 +196,12 @@ def _wipe(path: Path) -> None:
             seals.delete(key)
 
 
-def _old(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"seals{OLD}*"))
-
-
 def our_programs(pins: Path) -> dict[int, Path]:
-    """Id -> pin of every program of ours, of this and of other layout versions."""
+    """Id -> pin of every program of ours, of this and of other layout versions. One that a loader renames meanwhile may be missing."""
     found = {}
     for path in sorted(pins.glob("v*/*")):
         if path.name.partition(LEFT)[0].removesuffix(NEW) in PROGRAMS:
-            with Program.open(path) as program:
+            with suppress(FileNotFoundError), Program.open(path) as program:
                 found[program.id] = path
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,40 @@ def test_maps_are_made_once_and_kept_while_the_size_stays(pins: Path) -> None:
     assert xdp_pins.ensure_maps(folder, 64, 8) == []
     with Map.open(folder / "records4") as records:
         assert len(list(records.items())) == 1
-    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6", "records4", "records6", "seals"]
+    assert xdp_pins.ensure_maps(folder, 128, 8) == ["flows4", "flows6", "records4", "records6", "seals", "programs"]
     with Map.open(folder / "records4") as records:
         assert (records.entries, list(records.items())) == (128, [])
+
+
+def test_the_programs_before_keep_each_other_until_others_are_attached(pins: Path) -> None:
+    """A map of programs is emptied by the kernel when its last pin goes, and whoever is sent there drops what is sealed."""
+    folder = xdp_pins.folder_of(pins)
+    xdp_pins.ensure_maps(folder, 64, 8)
+    xdp_pins.ensure_maps(folder, 128, 8)
+    old = sorted(path.name for path in folder.glob("*_old*"))
+    assert old == ["programs_old0", "seals_old0"]
+    xdp_pins.wipe_old(folder)
+    assert {path.name for path in folder.iterdir()} == {layout.name for layout in MAPS}
+
+
+def test_no_map_is_replaced_under_a_daemon_that_works_with_it(pins: Path) -> None:
+    folder = xdp_pins.folder_of(pins)
+    xdp_pins.ensure_maps(folder, 64, 8)
+    daemon = xdp_pins.in_use(folder)
+    assert xdp_pins.ensure_maps(folder, 64, 8) == []
+    with pytest.raises(DatapathError, match=r"a daemon works with these maps.*systemctl stop chainrelay-datapath"):
+        xdp_pins.ensure_maps(folder, 128, 8)
+    assert not list(folder.glob("*_old*"))
+    os.close(daemon)
+    assert "flows4" in xdp_pins.ensure_maps(folder, 128, 8)
+
+
+def test_two_loaders_are_one_after_the_other(pins: Path) -> None:
+    late = pytest.raises(DatapathError, match=r"another loader has been at work on .* for 0\.2 s")
+    with xdp_pins.lock(pins), late, xdp_pins.lock(pins, 0.2):
+        pass
+    with xdp_pins.lock(pins, 0):
+        pass
 
 
 SEAL_SIZES = {"open_key": 32, "open_iv": 12, "seal_key": 32, "seal_iv": 12}
