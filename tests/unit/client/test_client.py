@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import operator
 import socket
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, IPv4Network
@@ -176,6 +178,21 @@ def test_open_to_a_known_endpoint_asks_no_server() -> None:
             assert relay.count(Open) == 1
         for each in service.sockets:
             each.close()
+
+    run(scenario())
+
+
+def test_nobody_guesses_a_sessions_id_from_others() -> None:
+    """16 octets, of which no two ids share more than a few by chance: neither counted nor made of the time."""
+
+    async def scenario() -> None:
+        async with FakeRelay().client() as owner:
+            ids = []
+            for _ in range(8):
+                async with owner.reserve(str(SERVER)) as session:
+                    ids.append(session.id)
+            assert {len(each) for each in ids} == {16}
+            assert all(sum(map(operator.eq, one, other)) < 6 for one, other in itertools.combinations(ids, 2))
 
     run(scenario())
 

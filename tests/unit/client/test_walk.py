@@ -300,8 +300,12 @@ def test_an_answer_from_the_end_to_end_connection_of_another_session() -> None:
     run(scenario())
 
 
-def test_a_later_relays_answer_changes_nothing_at_relay_1() -> None:
-    """Relay 2 puts relay 3's endpoint into the outer part, when relay 3's answer passes: relay 1 forgets nothing and takes nothing."""
+OTHER_ENTRY = Endpoint.parse("127.0.3.1:29999")
+
+
+@pytest.mark.parametrize("lies", [{}, {3: on_assigned(client_side=OTHER_ENTRY)}], ids=["honest", "another entry of its own"])
+def test_a_later_relays_answer_changes_nothing_at_relay_1(lies: dict[int, Lie]) -> None:
+    """What relay 3 names counts at relay 2; relay 1 sees nothing of it, so it can not take it for relay 2's."""
     passed: list[Extended] = []
 
     def lie(effect: Effect) -> Effect:
@@ -310,12 +314,27 @@ def test_a_later_relays_answer_changes_nothing_at_relay_1() -> None:
         return effect
 
     async def scenario() -> None:
-        async with Walk(3, lies={1: lie}) as row:
+        async with Walk(3, lies={1: lie, **lies}) as row:
             session = await row.open()
+            assert (mappings(row)[1][3] == OTHER_ENTRY) is bool(lies), "relay 2 sends to where relay 3 says"
             (entry,) = {each.client_side for each in passed}
             assert entry == mappings(row)[1][1], "relay 1 heard relay 2's endpoint, once, and no other"
             assert mappings(row)[0][3] == entry
             await session.close()
+
+    run(scenario())
+
+
+def test_a_chain_that_goes_on_and_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every relay names one more: the client has a limit of its own, whatever the relays make of theirs."""
+    monkeypatch.setattr("chainrelay.client.walk.MAX_HOPS", 2)
+
+    async def scenario() -> None:
+        async with Walk(3) as row:
+            with pytest.raises(Refusal, match="fw1 > fw2") as refused:
+                await row.open()
+            assert refused.value.code is Code.TOO_MANY_HOPS
+            assert row.left() == []
 
     run(scenario())
 

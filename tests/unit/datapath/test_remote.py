@@ -59,7 +59,7 @@ def test_keys_belong_to_sealed_mappings_of_udp(operation: list[object]) -> None:
     with pytest.raises(ProtocolError) as refused:
         remote.read_question(cbor.encode([int(Verb.APPLY), [operation]]))
     assert OCTETS.hex()[8:72] not in str(refused.value)
-    assert repr(OCTETS[4:36]) not in str(refused.value)
+    assert repr(OCTETS[4:36])[2:-1] not in str(refused.value), "nor within a longer text"
 
 
 @pytest.mark.parametrize("verb", [Verb.SETUP, Verb.FLOWS, Verb.FLUSH_OWN, Verb.INTACT, Verb.SEALS])

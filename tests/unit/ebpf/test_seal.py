@@ -6,6 +6,7 @@ import os
 import random
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -287,6 +288,20 @@ def test_too_many_wrong_tags_cost_no_more_time(world: World, family: int) -> Non
     sealed.set(budget_ns=lease(-0.1), budget_used=16383)
     dropped(sealed, bytes(forged), Verdict.FORGED)
     dropped(sealed, bytes(forged), Verdict.FORGE_LIMIT)
+    other = SealedWorld(world, family, keys=replace(sealed.keys, key_id=bytes.fromhex("d1123456")))
+    opens(other, other.sealed(b"under another key"), b"under another key")
+
+
+@FAMILIES
+def test_a_wrong_tag_under_a_used_counter_costs_nothing(world: World, family: int) -> None:
+    """The counter is looked at before the cipher: whoever repeats what he has seen, changed or not, makes nobody compute."""
+    sealed = SealedWorld(world, family)
+    opens(sealed, sealed.sealed(b"text", 5), b"text")
+    forged = bytearray(sealed.sealed(b"text", 5))
+    forged[-1] ^= 1
+    dropped(sealed, bytes(forged), Verdict.REPLAYED)
+    counts = sealed.held().counts
+    assert (counts.replayed, counts.forged) == (1, 0)
 
 
 @MODES

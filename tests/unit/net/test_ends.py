@@ -357,6 +357,7 @@ def test_a_bare_connection_that_dawdles_is_cut(monkeypatch: pytest.MonkeyPatch) 
 
     async def scenario(before: Before) -> None:
         await before.pass_on(before.client().outgoing())  # M2 came, M3 never goes
+        assert before.row.relays[1].listener._half_open.total() == 1, "it takes a stranger's place at the door"
         await until(lambda: not before.row.relays[1].listener._visitors, 2)
         assert not before.row.relays[1].ends._ends
 

@@ -19,6 +19,7 @@ from chainrelay.wire.authenticated import Authenticated
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.keys import PairKey, Purpose
 from chainrelay.wire.messages import Close, ControlMessage, Error, Message, Status, StatusReport
+from unit.client.fake_relay import until
 
 KEY = PairKey("k1", bytes(range(32)))
 LOOPBACK = IPv4Address("127.0.0.1")
@@ -29,6 +30,7 @@ class Relay:
 
     def __init__(self, key: PairKey = KEY, purpose: Purpose = Purpose.RELAY_HOP) -> None:
         self.asked: list[Message | ControlMessage] = []
+        self.numbers: list[int] = []
         self.links: list[Link] = []
         self.silent = False
         self.listener = Listener(
@@ -46,6 +48,7 @@ class Relay:
     def _take(self, link: Link, number: int, message: Heard) -> None:
         assert isinstance(message, Authenticated)
         self.links.append(link)
+        self.numbers.append(number)
         self.asked.append(message.message)
         if self.silent:
             return
@@ -89,6 +92,24 @@ def test_answers_find_their_questions() -> None:
     relay = play(scenario)
     assert len({link.number for link in relay.links}) == 1, "one connection carries all"
     assert {link.principal for link in relay.links} == {"fw1"}
+
+
+def test_an_answer_counts_for_the_question_of_its_number_alone() -> None:
+    """In whatever order they come; to a number that nobody has used there is no question."""
+
+    async def scenario(relay: Relay, neighbour: Neighbour) -> None:
+        relay.silent = True
+        ids = [session() for _ in range(5)]
+        asking = asyncio.gather(*(neighbour.request(Status(each)) for each in ids))
+        await until(lambda: len(relay.asked) == len(ids))
+        link = relay.links[0].number
+        relay.listener.send(link, 4_000_000_000, StatusReport(session(), 7, ()))
+        for number, asked in reversed(list(zip(relay.numbers, relay.asked, strict=True))):
+            assert isinstance(asked, Status)
+            relay.listener.send(link, number, StatusReport(asked.session, 7, ()))
+        assert [answer.message for answer in await asking] == [StatusReport(each, 7, ()) for each in ids]
+
+    play(scenario)
 
 
 def test_an_error_is_raised_with_the_hop_that_refused() -> None:

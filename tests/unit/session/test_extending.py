@@ -14,7 +14,8 @@ from chainrelay.errors import Code
 from chainrelay.limits import CONFIRM_TIMEOUT, EXTEND_OCTETS, EXTENDS_AT_ONCE
 from chainrelay.session.engine import Engine
 from chainrelay.session.events import Answered, Ask, Link, NextHop, Through
-from chainrelay.session.tables import AccessTable, Allow, AnswerRow, AnswerTable
+from chainrelay.session.prefixes import Prefixes
+from chainrelay.session.tables import AccessTable, Allow, AnswerRow, AnswerTable, PeerTable
 from chainrelay.wire.authenticated import Claimed
 from chainrelay.wire.endpoint import Endpoint, Target
 from chainrelay.wire.messages import (
@@ -31,7 +32,7 @@ from chainrelay.wire.messages import (
     StatusReport,
     Way,
 )
-from playbook import ALICE, P1, P6, SID, Play, an_open, an_opened, first, last, play, routes
+from playbook import ALICE, FW1_SEEN, P1, P6, PEERS, SID, Play, an_open, an_opened, first, last, play, routes
 
 P3 = Endpoint.parse("10.0.2.1:20000")
 P4 = Endpoint.parse("10.0.2.2:20100")
@@ -215,8 +216,13 @@ def test_relay_2_may_name_its_own_address_only(client_side: str) -> None:
 
 
 def test_an_answer_row_holds_for_the_entry() -> None:
-    rows = AnswerTable((AnswerRow("fw2", exit_ports=Allow("*").destination_ports, entry=Allow("*").source),))
-    assigned(first(answers=rows)).requests(extend()).asks(Extend).answered(extended()).replies(Extended).done()
+    for entry, permitted in (("10.0.2.0/24", True), ("10.0.7.0/24", False)):
+        rows = AnswerTable((AnswerRow("fw2", entry=Prefixes.of(entry)),))
+        playing = assigned(first(answers=rows)).requests(extend()).asks(Extend).answered(extended())
+        if permitted:
+            playing.replies(Extended).done()
+        else:
+            playing.refuses(Code.ANSWER_DENIED, "fw1", "[[answer]]").binds(str(P4)).refuses(Code.ANSWER_DENIED).done()
 
 
 def test_refusals_of_the_next_relay_go_back() -> None:
@@ -265,7 +271,8 @@ def test_renew_status_and_close_ask_nobody_further() -> None:
 
 def test_relay_2_serves_the_client_and_nobody_in_its_name() -> None:
     playing = at_relay_2().locates("10.9.0.9").located("10.9.0.9").replies(Assigned, lambda it: (it.partner, it.next) == (P3, "")).done()
-    playing.closes(Link(7, "fw1", ip_address("10.0.2.1"), ip_address("10.0.2.2"))).refuses(Code.UNKNOWN_SESSION).done()
+    playing.renews(60, FW1_SEEN).refuses(Code.UNKNOWN_SESSION).binds("10.9.0.9:6000", FW1_SEEN).refuses(Code.UNKNOWN_SESSION).done()
+    playing.closes(FW1_SEEN).refuses(Code.UNKNOWN_SESSION).done()
     playing.binds("10.9.0.9:6001", INSIDE).refuses(Code.WRONG_STATE).binds("10.9.0.8:6000", INSIDE).refuses(Code.WRONG_STATE).done()
     playing.binds("10.9.0.9:6000", INSIDE).applies(Install, lambda it: it.mapping.client_partner == P3).applied().replies(Bound).done()
 
@@ -293,8 +300,21 @@ def test_no_relay_begins_a_loop_in_a_clients_name() -> None:
 
 def test_p3_lies_at_the_relay_before() -> None:
     elsewhere = Endpoint.parse("10.0.7.7:20000")
-    through = Through("fw1", True, 2, elsewhere)
-    at_relay_2(link=replace(INSIDE, through=through), partner=elsewhere).refuses(Code.NOT_PARTNERS_ADDRESS, text="fw1").done()
+    for keyed in (True, False):
+        link = replace(INSIDE, through=Through("fw1", keyed, 2, elsewhere))
+        at_relay_2(link=link, partner=elsewhere).refuses(Code.NOT_PARTNERS_ADDRESS, text="fw1").done()
+
+
+def test_addresses_that_are_listed_for_a_relay_are_for_who_proves_to_be_it() -> None:
+    elsewhere = Endpoint.parse("10.0.7.7:20000")
+    rows = tuple(replace(row, addresses=Prefixes.of("10.0.7.0/24")) if row.id == "fw1" else row for row in PEERS.rows)
+    for keyed in (True, False):
+        link = replace(INSIDE, through=Through("fw1", keyed, 2, elsewhere))
+        playing = at_relay_2(last(peers=PeerTable(rows)), link, partner=elsewhere)
+        if keyed:
+            playing.locates("10.9.0.9").done()
+        else:
+            playing.refuses(Code.NOT_PARTNERS_ADDRESS, "fw2").done()
 
 
 def test_a_rule_can_demand_the_neighbours_key() -> None:
