@@ -247,6 +247,9 @@ class Client:
         sealing = Sealing() if is_sealed(route, protocol, wish, self.config.peers) else None
         if isinstance(route.via, Direct):
             found = await direct.locate(target.host)
+            if isinstance(wish.local, Endpoint) and wish.local.family != found.address.version:
+                text = f"P1 {wish.local} and the server at {found.address} are not of one address family"
+                raise Refusal(Code.MIXED_FAMILIES, text)
             local, bound = assign(found.source, protocol, components, wish)
             entry = Endpoint(found.address, target.port)
             leg: Leg = DirectLeg(os.urandom(SESSION_ID_LENGTH), local, entry, direct.payload(found))

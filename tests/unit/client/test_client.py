@@ -390,6 +390,16 @@ def test_wrong_arguments_are_told_before_anything_happens(make: Callable[[client
         make(client.Client(config()))
 
 
+def test_p1_and_the_server_are_of_one_family_without_a_relay_too() -> None:
+    async def scenario() -> None:
+        async with client.Client(config(Route("*", DIRECT))) as owner:
+            with pytest.raises(Refusal, match="not of one address family") as caught:
+                await owner.open_to("127.0.0.1:5004", local=Endpoint.parse("[::1]:7000"))
+            assert caught.value.code is Code.MIXED_FAMILIES
+
+    run(scenario())
+
+
 # sealed, with the server's control connection -----------------------------------------
 
 
