@@ -54,7 +54,7 @@ INLINE struct record *record6_of(const struct tuple6 *key)
 	return records6.lookup((struct tuple6 *)key);
 }
 
-#define FORGED_PER_SECOND 16384          /* wrong tags that a key's datagrams may cost time for: a few per cent of a core */
+#define FORGED_PER_SECOND 16384          /* wrong tags that a key's datagrams may cost time for: 1.5 us each at 1,400 octets */
 #define SECOND 1000000000ULL
 #define ANSWER_EVERY (SECOND / 100)      /* the server learns its limit from the first answer; a stranger gets no flood */
 

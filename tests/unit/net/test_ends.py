@@ -241,6 +241,25 @@ def test_handshakes_that_come_to_nothing_are_capped_and_end(monkeypatch: pytest.
     play(scenario)
 
 
+def test_handshakes_of_all_links_together_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ends, "END_TO_END_HALF_OPEN", 3)
+
+    async def scenario(before: Before) -> None:
+        hop = NextHop("fw2", before.row.at[1])
+        other = Before(before.row, Neighbour("fw1", hop, lambda: pair_key("fw1", "fw2"), Purpose.RELAY_HOP, bare=True))
+        for each, numbers in ((before, (1, 2)), (other, (1,))):
+            for each.connection in numbers:
+                await each.pass_on(each.client().outgoing())
+        for each in (before, other):
+            each.connection = 9
+            with pytest.raises(Refusal, match="too many end-to-end handshakes are under way") as refused:
+                await each.pass_on(each.client().outgoing())
+            assert refused.value.code is Code.RATE_LIMIT
+        await other.neighbour.close()
+
+    play(scenario)
+
+
 def test_handshakes_of_one_session_have_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends, "END_TO_END_PER_SECOND", 2.0)
 
