@@ -156,7 +156,7 @@ class Relays:
         for firewall in self.row.firewalls:
             pins = self.configuration.pins(firewall.name)
             if pins.is_mount():
-                subprocess.run(["umount", str(pins)], check=True)
+                subprocess.run(["umount", "--lazy", str(pins)], check=True)  # a daemon that still runs holds the folder of its maps
         self._folder.cleanup()
 
     def __enter__(self) -> Self:
