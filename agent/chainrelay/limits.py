@@ -89,6 +89,7 @@ SMALLEST_MTU: Final = {4: 576, 6: 1280}  # RFC 791, RFC 8200
 # the client ------------------------------------------------------------------
 CONNECT_TIMEOUT: Final = 5.0
 RENEW_FRACTION: Final = 1 / 3  # of the lease
+RENEW_SILENCE: Final = 5.0  # without an answer before the user hears of it; a healthy chain answers within milliseconds
 RENEW_RETRY: Final = 1.0  # after a failed renewal; doubled up to RECONNECT_LAST, so that a chain that came back is used soon
 UDP_RECEIVE_BUFFER: Final = 4 << 20  # octets at a client's socket: a burst of some hundred datagrams, a page of memory and more for each
 PAIR_ATTEMPTS: Final = 32  # tries for an even port with a free one after it; half of all tries give an even one

@@ -1,4 +1,6 @@
-"""Standard output of the commands: all of it is written here, so that a full disk or a closed pipe is one line and an exit code."""
+"""What the commands write. Standard output: a full disk or a closed pipe is one line and an exit code. Standard error: nothing may come
+of it that nobody reads it.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +21,14 @@ def put(text: str, end: str = "\n") -> None:
     except OSError as fault:
         _give_up()
         raise OutputError("" if isinstance(fault, BrokenPipeError) else f"standard output: {fault.strerror}") from fault
+
+
+def warn(text: str) -> None:
+    """A line for people. Lost if standard error is closed or full: there is nobody to tell."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
 
 
 def _give_up() -> None:

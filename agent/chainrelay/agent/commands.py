@@ -4,8 +4,9 @@ without what a relay needs besides (docs/library.md), so they say in one line wh
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
+
+from chainrelay.output import warn
 
 
 def agent() -> int:
@@ -25,6 +26,6 @@ def _run(command: str, module: str) -> int:
         if missing.name is None or missing.name.partition(".")[0] == "chainrelay":
             raise
         mend = "install the package chainrelay-agent, or without packages: pip install 'chainrelay[agent]', apt install python3-nftables"
-        print(f"{command}: this is an installation for clients, a relay needs {missing.name} besides; {mend}", file=sys.stderr)
+        warn(f"{command}: this is an installation for clients, a relay needs {missing.name} besides; {mend}")
         return 1
     return int(main())

@@ -21,6 +21,7 @@ from chainrelay.agent.notify import Notify
 from chainrelay.config.agent import DEFAULT_SOCKET, load_datapath
 from chainrelay.errors import ChainrelayError, ConfigError
 from chainrelay.limits import HELPER_PULSE
+from chainrelay.output import warn
 from chainrelay.privileged.service import Service
 
 log = logging.getLogger("chainrelay.datapath")
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         serve(options)
     except ChainrelayError as fault:
-        print(f"chainrelay-datapath: {fault}", file=sys.stderr)
+        warn(f"chainrelay-datapath: {fault}")
         return 2 if isinstance(fault, ConfigError) else 1
     return 0
 

@@ -25,13 +25,15 @@ from chainrelay.config.diff import differences, in_force
 from chainrelay.errors import ChainrelayError, ConfigError
 from chainrelay.limits import STATUS_PERIOD
 from chainrelay.net.agent import Relay
+from chainrelay.net.journal import NAME as JOURNAL
 from chainrelay.net.journal import SessionJournal
 from chainrelay.net.listener import assert_no_agent
-from chainrelay.output import put
+from chainrelay.output import put, warn
 from chainrelay.session.events import Forget
 
 log = logging.getLogger("chainrelay.agent")
 
+PACKAGED, PACKAGED_STATE = Path("/etc/chainrelay"), Path("/var/lib/chainrelay")  # StateDirectory= of the unit
 GC_THRESHOLDS = (20_000, 20, 100)  # young objects: some 500 sessions' worth; everything: only after a million sessions' worth
 
 
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         return carry_out(options)
     except ChainrelayError as fault:
         if str(fault):
-            print(f"chainrelay-agent: {fault}", file=sys.stderr)
+            warn(f"chainrelay-agent: {fault}")
         return 2 if isinstance(fault, ConfigError) else 1
 
 
@@ -53,16 +55,17 @@ def carry_out(options: argparse.Namespace) -> int:
         put(report.as_json() if options.json else report.as_text())
         return 0 if report.ok else 2
     if options.teardown:
-        teardown(load_datapath(options.config), options.datapath_socket)
+        config = load_datapath(options.config, running=False)
+        teardown(config, options.datapath_socket, config.state or packaged_state(options.config))
     elif options.print_ruleset:
-        put(static_rules(load_datapath(options.config)), end="")
+        put(static_rules(load_datapath(options.config, running=False)), end="")
     elif options.print_datapath:
-        state = state_of(load_datapath(options.config).xdp)
+        state = state_of(load_datapath(options.config, running=False).xdp)
         put(state.as_json() if options.json else state.as_text())
     else:
-        config = with_options(load_agent(options.config), options)
-        set_up_logging(config.log_level)
-        asyncio.run(serve(options, config))
+        relay = with_options(load_agent(options.config), options)
+        set_up_logging(relay.log_level)
+        asyncio.run(serve(options, relay))
     return 0
 
 
@@ -71,7 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chainrelay-agent", description="The relay's agent: the handshake with its neighbours, rules for the kernel."
     )
-    parser.add_argument("--config", type=Path, default=Path("/etc/chainrelay"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--config", type=Path, default=PACKAGED, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--datapath-socket", type=Path, metavar="PATH", help="the datapath helper's socket, instead of [datapath] socket")
     parser.add_argument("--json", action="store_true", help="with --check-config, --print-datapath: print JSON")
     what = parser.add_mutually_exclusive_group()
@@ -88,17 +91,22 @@ def with_options(config: AgentConfig, options: argparse.Namespace) -> AgentConfi
     return replace(config, socket=options.datapath_socket) if options.datapath_socket is not None else config
 
 
-def teardown(config: DatapathConfig, helper: Path | None) -> None:
+def packaged_state(directory: Path) -> Path | None:
+    """Where the packaged agent has its journal: systemd tells it alone (StateDirectory=), not who runs the command by hand."""
+    return PACKAGED_STATE if directory == PACKAGED and PACKAGED_STATE.is_dir() else None
+
+
+def teardown(config: DatapathConfig, helper: Path | None, state: Path | None) -> None:
     """Remove rules, sessions and conntrack entries of ours, and the journal's records; nobody else's. `helper`: its socket, instead of
-    the configuration's.
+    the configuration's; `state`: the journal's folder.
 
     Raises DatapathError, and ConfigError while an agent runs: it would put everything back.
     """
     set_up_logging(config.log_level)
-    if config.state is None:
+    if state is None or not (state / JOURNAL).exists():  # nothing to forget, and no lock that an agent would hold
         assert_no_agent(config.listen)
     else:
-        journal = SessionJournal(config.state)
+        journal = SessionJournal(state)
         journal.write([Forget(record.request.session) for record in journal.records])
         journal.close()
     backend = build_backend(config if helper is None else replace(config, socket=helper))

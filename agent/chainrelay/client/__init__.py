@@ -8,6 +8,7 @@
     wishes.py       what a caller may want, and what contradicts
     session.py      what they give: endpoints, datagrams, counters, close
     leg.py          OPEN, BIND, RENEW, CLOSE with relay 1; leases; opening again
+    trouble.py      when the chain does not answer, and what is told of it
     walk.py         the iterative way: each relay asked by the client itself
     recursive.py    the recursive way of a sealed session
     end_to_end.py   a relay as the client talks with it, directly or inside EXTEND
@@ -38,9 +39,9 @@ from typing import Unpack
 from chainrelay.client.client import Client
 from chainrelay.client.control import Identity
 from chainrelay.client.data_keys import SealCounters
-from chainrelay.client.leg import Trouble
 from chainrelay.client.offer import Admission, Offering, Visitor
 from chainrelay.client.session import Session
+from chainrelay.client.trouble import Trouble
 from chainrelay.client.wishes import ServerWishes, TargetWishes, Wishes
 from chainrelay.wire.messages import HopCounters, Protocol, Way
 

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import socket as socket_module
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -22,11 +22,12 @@ from typing import Any, Self, TypeVar, Unpack
 from chainrelay import client
 from chainrelay.client.client import Opening
 from chainrelay.client.data_keys import SealCounters
+from chainrelay.client.trouble import Trouble
 from chainrelay.client.wishes import ServerWishes, TargetWishes, Wishes
 from chainrelay.config.client import ClientConfig
 from chainrelay.errors import Code, Refusal
-from chainrelay.wire.endpoint import Endpoint
-from chainrelay.wire.messages import HopCounters
+from chainrelay.wire.endpoint import Endpoint, Target
+from chainrelay.wire.messages import HopCounters, Protocol
 
 T = TypeVar("T")
 
@@ -148,6 +149,55 @@ class Session:
     def sealed(self) -> bool:
         """Whether datagrams are encrypted between here and the last relay."""
         return self._session.sealed
+
+    @property
+    def peer(self) -> Target:
+        """P6."""
+        return self._session.peer
+
+    @property
+    def protocol(self) -> Protocol:
+        """UDP or TCP."""
+        return self._session.protocol
+
+    @property
+    def components(self) -> int:
+        """1, or 2 for a pair."""
+        return self._session.components
+
+    @property
+    def lingers(self) -> float:
+        """After `close`: seconds within which what may still stand ends by itself."""
+        return self._session.lingers
+
+    def watch(
+        self,
+        *,
+        on_moved: Callable[[], None] | None = None,
+        on_ended: Callable[[Refusal], None] | None = None,
+        on_trouble: Callable[[Trouble | None], None] | None = None,
+    ) -> None:
+        """Have these called, in the client's thread, as those of `client.Session` are: they must not wait, nor call this session."""
+        if on_moved is not None:
+            moved = on_moved
+            self._session.on_moved = lambda _session: moved()
+        if on_ended is not None:
+            self._session.on_ended = on_ended
+        if on_trouble is not None:
+            self._session.on_trouble = on_trouble
+
+    def ended(self, timeout: float | None = None) -> None:
+        """Waits until the session was closed, raises the Refusal that ended it, TimeoutError after `timeout` seconds."""
+        self._owner.run(self._until(self._session.ended(), timeout))
+
+    def server_done(self, timeout: float | None = None) -> None:
+        """Waits until the server has said that it sends no more. Raises TimeoutError after `timeout` seconds."""
+        self._owner.run(self._until(self._session.server_done(), timeout))
+
+    @staticmethod
+    async def _until(end: Coroutine[Any, Any, None], timeout: float | None) -> None:
+        async with asyncio.timeout(timeout):
+            await end
 
     @property
     def seal_counters(self) -> SealCounters:

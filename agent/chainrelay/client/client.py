@@ -135,6 +135,7 @@ class Client:
         """
         known = (self.config.server or "") if server_id is None else server_id
         wish, check, target = self._wish(local, sockets, lease, seal), ServerCheck(known, peers), parse_server(server)
+        check_ports(protocol or Protocol.UDP, components or 1, wish)
         return Opening(lambda: self._open(target, protocol, components, wish, check))
 
     def open_to(
@@ -231,8 +232,8 @@ class Client:
         return Line(stream, session)
 
     def _wish(self, local: int | Endpoint, sockets: bool, lease: int, seal: bool | None) -> Wish:
-        if not 0 <= lease <= ABSOLUTE_LIMIT:
-            raise ValueError(f"lease is {lease}; it must be 0 (what client.toml says) to {ABSOLUTE_LIMIT} seconds")
+        if int(lease) != lease or not 0 <= lease <= ABSOLUTE_LIMIT:
+            raise ValueError(f"lease is {lease}; it must be 0 (what client.toml says) to {ABSOLUTE_LIMIT} whole seconds")
         return Wish(local, sockets, lease or self.config.lease, self._seal if seal is None else seal)
 
     def _route(self, host: Address | str) -> Route:

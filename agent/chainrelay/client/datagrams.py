@@ -16,6 +16,11 @@ from chainrelay.errors import Code, Refusal
 from chainrelay.wire.sealed import OpenError
 
 LARGEST_DATAGRAM = 65535
+BY_ICMP = {
+    errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES, errno.ENOPROTOOPT, errno.EPROTO, errno.EHOSTDOWN,
+    errno.EMSGSIZE,
+}  # fmt: skip
+"""What a connected socket is told of an ICMP error about an earlier datagram (net/ipv4/icmp.c: icmp_err_convert, net/ipv6/icmp.c)."""
 
 
 class Datagrams:
@@ -57,7 +62,9 @@ class Datagrams:
             except BlockingIOError:
                 await self._ready(component, writing=False)
                 continue
-            except ConnectionError:  # an ICMP error about an earlier datagram
+            except OSError as fault:
+                if fault.errno not in BY_ICMP:
+                    raise
                 continue
             if self._keys is None:
                 return data
@@ -91,8 +98,10 @@ def send_one(sock: socket.socket, datagram: bytes) -> None:
     """Send on a connected socket. Raises OSError, but not for an ICMP error about an earlier datagram."""
     try:
         sock.send(datagram, socket.MSG_DONTWAIT)
-    except ConnectionError:  # told once, and this datagram was not sent
-        sock.send(datagram, socket.MSG_DONTWAIT)
+    except OSError as fault:
+        if fault.errno not in BY_ICMP:
+            raise
+        sock.send(datagram, socket.MSG_DONTWAIT)  # it was told once, and this datagram was not sent
 
 
 def too_large(length: int, mtu: int, *, sealed: bool) -> ValueError:

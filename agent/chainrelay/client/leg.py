@@ -13,9 +13,11 @@ import contextlib
 import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from chainrelay.client import direct
+from chainrelay.client.trouble import Trouble, Watch, now
 from chainrelay.errors import Code, Refusal
 from chainrelay.limits import (
     ASK_TIMEOUT,
@@ -45,16 +47,6 @@ PASSING = frozenset({
 """May be better in a moment: a standing session tries again. Anything else ends it."""
 
 A = TypeVar("A", Opened, Bound, Renewed, Closed, StatusReport)
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """A session that stands can't be renewed just now; its leg tries again until it can, or knows that it never will."""
-
-    refusal: Refusal
-    """The latest attempt's."""
-    left: float
-    """Seconds until the leases end; 0: they have ended, and no datagram passes until the session is opened again."""
 
 
 class Told(Protocol):
@@ -165,7 +157,8 @@ class RelayedLeg:
 
     `check` judges every OPENED (M16) and raises Refusal. `on_moved` is told when opening again gave other endpoints,
     `on_ended` when the session is over for good, `on_trouble` when it can't be renewed, when its leases have ended on that, and, with
-    None, when all is well again. A TCP leg is not opened again: its connection would not survive it.
+    None, when all is well again (after `on_moved`). What these raise goes to the loop's exception handler. A TCP leg is not opened
+    again: its connection would not survive it.
     `rekeying` is a sealed session's; the first key is made by whoever answers OPEN.
     """
 
@@ -183,8 +176,8 @@ class RelayedLeg:
         self._link, self._wanted, self._check, self._rekeying = link, wanted, check, rekeying
         self.on_moved, self.on_ended, self.on_trouble = on_moved, on_ended, on_trouble
         self._opened: Opened | None = None
-        self._lease, self._ends = wanted.lease, 0.0
-        self._told: Trouble | None = None
+        self._lease = wanted.lease
+        self._watch = Watch(lambda trouble: _safely(lambda: self.on_trouble(trouble)))
         self._unheard = False
         self._wake = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -230,7 +223,7 @@ class RelayedLeg:
     @property
     def lingers(self) -> float:
         """Seconds that a session may still stand whose CLOSE nobody heard."""
-        return self._left() if self._unheard else 0.0
+        return self._watch.left() if self._unheard else 0.0
 
     async def open(self) -> None:
         """OPEN, and renew from now on. Raises Refusal; nothing is left then."""
@@ -258,8 +251,11 @@ class RelayedLeg:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        self._watch.stop()
         try:
-            return (await self._ask(Close(self.id), Closed, ASK_TIMEOUT)).counters
+            counters = (await self._ask(Close(self.id), Closed, ASK_TIMEOUT)).counters
+            self._unheard = len(counters) < len(self.path)  # a relay could not reach the next one
+            return counters
         except Refusal as refusal:
             self._unheard = refusal.code in PASSING
             if self._unheard and self.later is not None:
@@ -275,7 +271,7 @@ class RelayedLeg:
         return answer
 
     async def _open(self) -> None:
-        asked = _now()
+        asked = now()
         try:
             opened = await self._ask(self._wanted, Opened)
             self._check(opened)
@@ -283,25 +279,8 @@ class RelayedLeg:
             if not isinstance(fault, Refusal) or fault.code in (Code.NEXT_HOP_TIMEOUT, Code.ANSWER_DENIED, Code.UNEXPECTED):
                 await asyncio.shield(self._forget())  # the chain may have it although we don't
             raise
-        self._opened = opened
-        self._stands(opened.lease, asked)
-
-    def _stands(self, lease: int, since: float) -> None:
-        """Its leases began at `since` at the earliest."""
-        self._lease, self._ends = lease, since + lease
-        if self._told is not None:
-            self._told = None
-            self.on_trouble(None)
-
-    def _left(self) -> float:
-        return max(0.0, self._ends - _now())
-
-    def _tell(self, refusal: Refusal) -> None:
-        """Once when it begins, and once when the leases have ended on it."""
-        left = self._left()
-        if self._told is None or (self._told.left > 0 and not left):
-            self._told = Trouble(refusal, left)
-            self.on_trouble(self._told)
+        self._opened, self._lease = opened, opened.lease
+        self._watch.stands(opened.lease, asked)
 
     async def _close_later(self) -> None:
         """A relay was away: until it is back, or has let go of the session by itself."""
@@ -331,20 +310,25 @@ class RelayedLeg:
             try:
                 await self._renew()
             except Refusal as refusal:
-                self.on_ended(refusal)
+                _safely(partial(self.on_ended, refusal))
                 return
+            finally:
+                self._watch.stop()
+            self._watch.over()
 
     async def _renew(self) -> None:
         """Renew or open again, and rekey when it is time to, as often as it takes. Raises Refusal when nothing will ever work."""
         pause = RENEW_RETRY
         keyless = False
         while True:
+            self._watch.asking()
             try:
                 if keyless:
                     await self._rekey()
                     keyless = False
-                asked = _now()
-                self._stands((await self._ask(Renew(self.id, self._wanted.lease), Renewed)).lease, asked)
+                asked = now()
+                self._lease = (await self._ask(Renew(self.id, self._wanted.lease), Renewed)).lease
+                self._watch.stands(self._lease, asked)
                 if not self._key_due_in():
                     await self._rekey()
                 return
@@ -358,7 +342,7 @@ class RelayedLeg:
                     if await self._open_again():
                         return
                 elif refusal.code in PASSING:
-                    self._tell(refusal)
+                    self._watch.failed(refusal)
                 else:
                     raise
             await asyncio.sleep(pause)
@@ -387,14 +371,19 @@ class RelayedLeg:
             await self._open()
         except Refusal as refusal:
             if refusal.code in PASSING:
-                self._ends = min(self._ends, _now())  # who has forgotten it lets nothing pass
-                self._tell(refusal)
+                self._watch.gone()
+                self._watch.failed(refusal)
                 return False
             raise
         if (self.entry, self.exit) != (before.client_side, before.exit):
-            self.on_moved()
+            _safely(self.on_moved)
         return True
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+def _safely(call: Callable[[], None]) -> None:
+    """A callback of our user's, who is told of his own mistakes: a session is kept whatever becomes of it."""
+    try:
+        call()
+    except Exception as fault:  # noqa: BLE001 - whatever somebody else's code may raise
+        told = {"message": "a session's callback failed; the session is kept", "exception": fault}
+        asyncio.get_running_loop().call_exception_handler(told)

@@ -15,8 +15,9 @@ from typing import Self
 from chainrelay.client import sockets as p1
 from chainrelay.client.data_keys import DataKeys, SealCounters
 from chainrelay.client.datagrams import Datagrams
-from chainrelay.client.leg import Leg, Trouble
+from chainrelay.client.leg import Leg
 from chainrelay.client.rendezvous import Rendezvous
+from chainrelay.client.trouble import Trouble
 from chainrelay.errors import Code, Refusal
 from chainrelay.wire.endpoint import Endpoint, Target
 from chainrelay.wire.messages import HopCounters, Peer, Protocol

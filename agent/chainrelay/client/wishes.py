@@ -64,6 +64,12 @@ class ServerWishes(TypedDict, total=False):
 def check_ports(protocol: Protocol, components: int, wish: Wish, peer: int = 0) -> None:
     """Whether P1 and the server's port `peer` can be what was asked for. Raises ValueError."""
     port = wish.local.port if isinstance(wish.local, Endpoint) else wish.local
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"protocol is {protocol!r}; it must be client.UDP or client.TCP")
+    if components not in (1, 2):
+        raise ValueError(f"components is {components!r}; it must be 1 or 2")
+    if int(port) != port or not 0 <= port <= LAST_PORT:
+        raise ValueError(f"local port {port!r} is none; it must be 0 (any) to {LAST_PORT}")
     if components == 2 and protocol is not Protocol.UDP:
         raise ValueError("two components are a pair of UDP ports; a TCP session has one")
     if components == 2 and port % 2:

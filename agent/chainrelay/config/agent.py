@@ -241,14 +241,16 @@ class DatapathConfig:
     state: Path | None = None
 
 
-def load_datapath(directory: Path, facts: HostFacts | None = None) -> DatapathConfig:
-    """Read agent.toml alone. Raises ConfigErrors."""
+def load_datapath(directory: Path, facts: HostFacts | None = None, *, running: bool = True) -> DatapathConfig:
+    """Read agent.toml alone. `running`: whether what it names must be on this host, too, as it need not for a teardown or a look.
+    Raises ConfigErrors."""
     problems = Problems()
     values = read_file(directory, AGENT, problems)
     datapath = values.get(DATAPATH)
     if datapath:
         _check_mark(datapath)
-        _check_interfaces(datapath, read_host_facts() if facts is None else facts)
+        if running:
+            _check_interfaces(datapath, read_host_facts() if facts is None else facts)
     problems.raise_errors()
     datapath = values[DATAPATH]
     return DatapathConfig(
@@ -352,6 +354,8 @@ def _check(values: Values, listen: tuple[Endpoint, ...], facts: HostFacts) -> No
         _check_lease(lease)
     if shares and pool is not None and addresses:
         _check_share(shares, pool, max(1, len(addresses.get(CLIENT_SIDE, ()))))
+    if (state := values.get(STATE)) and Path(state).exists() and not Path(state).is_dir():
+        values.at(STATE).wrong(f"{shorten(state)} is no folder", "name a folder, or leave it out under systemd")
     if targets := values.get(TARGETS):
         _check_targets(targets)
 

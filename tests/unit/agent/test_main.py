@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from chainrelay.agent import main as main_module
 from chainrelay.agent.main import main
 from unit.config.directory import RELAY, write
+from unit.net.test_journal import found, kept
 
 
 def test_check_config_says_good_or_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +28,50 @@ def test_an_address_that_the_host_has_not_is_a_warning(tmp_path: Path, capsys: p
     (found,) = json.loads(capsys.readouterr().out)["problems"]
     assert (found["level"], found["file"], found["key"]) == ("warning", "agent.toml", "listen")
     assert "203.0.113.7 is no address of this host" in found["why"]
+
+
+class Emptied:
+    """A backend that only knows that it was emptied."""
+
+    flushed = 0
+
+    def flush_own(self) -> None:
+        Emptied.flushed += 1
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def emptied(monkeypatch: pytest.MonkeyPatch) -> type[Emptied]:
+    monkeypatch.setattr(main_module, "build_backend", lambda _config: Emptied())
+    monkeypatch.setattr(Emptied, "flushed", 0)
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    return Emptied
+
+
+def test_a_teardown_by_hand_finds_the_packaged_agents_journal(
+    tmp_path: Path, emptied: type[Emptied], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd tells the agent where it is, and nobody else: what is left in it would come back with the next start."""
+    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(main_module, "PACKAGED", write(tmp_path / "etc", RELAY))
+    monkeypatch.setattr(main_module, "PACKAGED_STATE", tmp_path / "state")
+    assert main(["--teardown"]) == 0
+    assert not (tmp_path / "state").exists(), "it makes none"
+    kept(tmp_path / "state", 1, 2)
+    assert main(["--teardown", "--config", str(write(tmp_path, RELAY))]) == 0
+    assert len(found(tmp_path / "state")) == 2, "another configuration's is not touched"
+    assert main(["--teardown"]) == 0
+    assert found(tmp_path / "state") == []
+    assert emptied.flushed == 3
+
+
+def test_a_teardown_needs_no_interface_and_makes_no_folder(tmp_path: Path, emptied: type[Emptied]) -> None:
+    text = RELAY["agent.toml"] + f'state = "{tmp_path / "mistyped"}"\n[datapath]\nxdp = "native"\ninterfaces = ["gone0"]\n'
+    assert main(["--teardown", "--config", str(write(tmp_path, RELAY, agent=text))]) == 0
+    assert emptied.flushed == 1
+    assert not (tmp_path / "mistyped").exists()
 
 
 def test_a_wrong_configuration_ends_it_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

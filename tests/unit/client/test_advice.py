@@ -19,6 +19,11 @@ def test_every_code_says_what_to_do(code: Code) -> None:
     assert exit_ in (Exit.FAILED, Exit.UNREACHABLE, Exit.REFUSED)
 
 
+def test_a_refusal_that_knows_better_says_it_itself() -> None:
+    text = explain(Refusal(Code.ACCESS_DENIED, "the reason", mend="Ask the server."))
+    assert text == "the reason [access-denied]\n  Ask the server."
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

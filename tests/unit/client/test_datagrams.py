@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
 from chainrelay.client.data_keys import DataKeys
-from chainrelay.client.datagrams import Datagrams
+from chainrelay.client.datagrams import BY_ICMP, Datagrams
 from chainrelay.errors import Code, Refusal
 from chainrelay.wire.sealed import Opener, Sealer, SealKeys, new_key_id
 from unit.client.fake_relay import run
@@ -156,6 +158,46 @@ def test_an_icmp_error_is_not_the_next_datagrams_fault() -> None:
                 assert await heard(again) == b"to somebody"
                 again.send(b"answer")
                 assert await here.receive(0) == b"answer"
+
+    run(scenario())
+
+
+class Told(socket.socket):
+    """Is told once of an ICMP error before it does what it is asked for."""
+
+    number = 0
+
+    def tell(self) -> None:
+        if number := self.number:
+            self.number = 0
+            raise OSError(number, "by ICMP")
+
+    def send(self, *arguments: Any) -> int:
+        self.tell()
+        return super().send(*arguments)
+
+    def recv(self, *arguments: Any) -> bytes:
+        self.tell()
+        return super().recv(*arguments)
+
+
+@pytest.mark.parametrize("number", sorted(BY_ICMP))
+def test_whatever_a_firewall_answers_is_not_the_next_datagrams_fault(number: int) -> None:
+    async def scenario() -> None:
+        async with ends(sealed=False) as (here, far):
+            told = Told(fileno=here._sockets[0].detach())
+            told.setblocking(False)
+            here._sockets = [told]
+            told.number = number
+            await here.send(b"there", 0, MTU)
+            assert await heard(far) == b"there"
+            far.send(b"back")
+            told.number = number
+            assert await here.receive(0) == b"back"
+            told.number = errno.EPERM
+            with pytest.raises(PermissionError):
+                await here.send(b"our own firewall", 0, MTU)
+            told.close()
 
     run(scenario())
 

@@ -74,6 +74,9 @@ def test_bad_servers_are_refused_with_the_reason(said: bytes, code: Code, reason
             with pytest.raises(Refusal, match=reason) as caught:
                 await owner.open(at)
             assert caught.value.code is code
+            knows = {"made no offer and closed": "`chainrelay offer` listens", "did not accept": "--allow-exit"}.get(reason, "")
+            assert knows in caught.value.mend
+            assert bool(caught.value.mend) is bool(knows)
 
     run(scenario())
 

@@ -148,6 +148,7 @@ BAD = [
         "loopback-xdp", "agent", HEAD + '[datapath]\nxdp = "native"\ninterfaces = ["lo"]\n',
         "agent.toml:datapath.interfaces[1] (line 5)", "arrives at lo", "remove",
     ),
+    Bad("state-file", "agent", HEAD + 'state = "/etc/passwd"\n', "agent.toml:state (line 3)", "/etc/passwd is no folder", "name a folder"),
     Bad(
         "interface-path", "agent", HEAD + '[datapath]\ninterfaces = ["eth0", "../x"]\n',
         "agent.toml:datapath.interfaces[2] (line 4)", "'../x' can't be an interface's name", "ip link",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ipaddress
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chainrelay import client
-from chainrelay.client import Client, Session
+from chainrelay.client import Client
 from chainrelay.client.client import Opening
 from chainrelay.errors import ConfigError
 from chainrelay.wire.endpoint import Address, Endpoint, parse_address, split_host_port
@@ -57,7 +58,9 @@ def add_session(parser: argparse.ArgumentParser) -> None:
 
 def check_options(options: argparse.Namespace, *, tcp_needs_peer: bool = False) -> None:
     """An option that would do nothing is a mistake, and with --server-id a dangerous one. Raises ConfigError."""
-    if options.peer:
+    if options.server_id == "":
+        raise ConfigError("--server-id", "an empty id would switch authentication off", "give the server's id, or leave it out")
+    if options.peer is not None:
         without = {"--server-id": options.server_id, "--peers": options.peers, "--until-done": getattr(options, "until_done", False)}
         for name in [name for name, given in without.items() if given]:
             why = "with --peer there is no control connection to the server"
@@ -75,9 +78,9 @@ def make_client(options: argparse.Namespace) -> Client:
 
 def opening(owner: Client, options: argparse.Namespace, protocol: Protocol | None, local: int | Endpoint, *, sockets: bool) -> Opening:
     """The session that the options describe. Raises ConfigError."""
-    if options.server_id and owner.config.peers.current_key(options.server_id) is None:
+    if options.server_id is not None and owner.config.peers.current_key(options.server_id) is None:
         raise ConfigError(f"--server-id {options.server_id}", "peers.toml has no key for it", "add one there, or mend the id")
-    if options.peer:
+    if options.peer is not None:
         return owner.open_to(
             options.peer, protocol=protocol or Protocol.UDP, components=options.components or 1, local=local, sockets=sockets,
             lease=options.lease,
@@ -88,9 +91,20 @@ def opening(owner: Client, options: argparse.Namespace, protocol: Protocol | Non
     )  # fmt: skip
 
 
-async def until_ended(session: Session) -> None:
-    """Until interrupted; raises the Refusal when a relay or the server ends the session."""
-    await session.ended()
+async def until_one(*ends: Awaitable[None]) -> None:
+    """Until the first of them returns or raises; it is what the command ends with."""
+    waits = [asyncio.ensure_future(end) for end in ends]
+    try:
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in done:
+            wait.result()
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def for_ever() -> None:
+    """Until cancelled."""
     await asyncio.get_running_loop().create_future()
 
 

@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import socket
-import sys
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,7 +22,8 @@ from chainrelay.client.cli import common
 from chainrelay.client.cli.report import Report
 from chainrelay.client.datagrams import LARGEST_DATAGRAM, too_large
 from chainrelay.client.wishes import LAST_PORT
-from chainrelay.errors import ConfigError, Refusal
+from chainrelay.errors import ConfigError, OutputError, Refusal
+from chainrelay.output import warn
 from chainrelay.wire.endpoint import Endpoint
 from chainrelay.wire.messages import Protocol
 from chainrelay.wire.sealed import OpenError
@@ -91,16 +91,21 @@ async def _forward_datagrams(owner: Client, options: argparse.Namespace) -> None
     report = Report(as_json=options.json)
     with _Listening(options.listen, options.components or 1) as listening:  # first: what can't be had here asks nothing of a chain
         session = await common.opening(owner, options, Protocol.UDP, 0, sockets=True)
+        try:
+            ports = listening.exactly(session.components)
+        except ConfigError:
+            await session.close()
+            raise
         report.watch(session)
         pumps: list[Pump] = []
         try:
-            for offset, (near, far) in enumerate(zip(listening.exactly(session.components), session.bound, strict=True)):
+            for offset, (near, far) in enumerate(zip(ports, session.bound, strict=True)):
                 user = options.to.next(offset) if options.to else None
                 pumps.append(Pump(near, far, user, Seal(session, offset) if session.sealed else None))
                 pumps[-1].start()
             report.forwarding(p1.local_endpoint(listening.sockets[0]))
             report.opened(session)
-            await common.until_ended(session)
+            await common.until_one(session.ended(), report.broken)
         finally:
             for each in pumps:
                 each.stop()
@@ -156,7 +161,7 @@ class Seal:
 
     def _tell(self, why: str) -> None:
         if not self._told:
-            print(f"chainrelay forward: dropped: {why}", file=sys.stderr)
+            warn(f"chainrelay forward: dropped: {why}")
         self._told = True
 
 
@@ -192,15 +197,16 @@ class Pump:
                         self._send(data)
 
     def _inward(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(TURN):
-                try:
-                    data = self._receive()
-                except (ConnectionError, OpenError):  # an ICMP error about an earlier datagram; one that does not open
-                    continue
-                if self._user is not None:
-                    with contextlib.suppress(OSError):
-                        self._near.sendto(data, self._user)
+        for _ in range(TURN):
+            try:
+                data = self._receive()
+            except BlockingIOError:
+                return
+            except (OSError, OpenError):  # an ICMP error about an earlier datagram; one that does not open
+                continue
+            if self._user is not None:
+                with contextlib.suppress(OSError):
+                    self._near.sendto(data, self._user)
 
 
 # TCP --------------------------------------------------------------------------------
@@ -227,18 +233,21 @@ async def _forward_connections(owner: Client, options: argparse.Namespace) -> No
                 await report.end(session)
                 sessions.discard(session)
         except Refusal as refusal:  # of this connection; the next one may fare better
-            print(f"chainrelay forward: {advice.explain(refusal)}", file=sys.stderr)
+            warn(f"chainrelay forward: {advice.explain(refusal)}")
+        except OutputError as fault:
+            report.fail(fault)
         except asyncio.CancelledError:
             return  # the command ends; asyncio's own callback of the stream wants no exception
         finally:
             tasks.discard(task)
             writer.close()
 
+    common.opening(owner, options, Protocol.TCP, 0, sockets=True)  # what is wrong with the arguments is wrong before anybody connects
     listening = _bind(Protocol.TCP, options.listen, 1)[0]
     server = await asyncio.start_server(connected, sock=listening)
     try:
         report.forwarding(p1.local_endpoint(listening))
-        await asyncio.get_running_loop().create_future()
+        await report.broken
     finally:  # before the links go: a CLOSE that is not heard leaves a session to its lease
         server.close()  # from Python 3.12 on serve_forever would wait here until every connection has ended by itself
         ending = list(tasks)

@@ -39,6 +39,10 @@ async def run(options: argparse.Namespace) -> int:
         if isinstance(fault, FileExistsError):
             mend = "choose another name; a key in use is replaced by a new file beside it"
         raise ConfigError(str(options.file), f"can't make it: {fault.strerror}", mend) from fault
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        file.write(new_key())
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(new_key())
+    except OSError as fault:  # half a key would be in the way of the next attempt
+        options.file.unlink(missing_ok=True)
+        raise ConfigError(str(options.file), f"can't write it: {fault.strerror}", "make room, or choose another place") from fault
     return Exit.OK

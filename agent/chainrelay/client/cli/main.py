@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import signal
-import sys
 from importlib import metadata
 
 from chainrelay.client import advice
@@ -14,6 +13,7 @@ from chainrelay.client.advice import Exit
 from chainrelay.client.cli import forward, key, offer
 from chainrelay.client.cli import open as open_
 from chainrelay.errors import ChainrelayError
+from chainrelay.output import warn
 
 EXITS = """exit codes:
   0  ok
@@ -50,10 +50,10 @@ def run(arguments: list[str]) -> int:
         return asyncio.run(_until_signal(options))
     except ChainrelayError as error:
         if text := advice.explain(error):
-            print(f"chainrelay {options.verb}: {text}", file=sys.stderr)
+            warn(f"chainrelay {options.verb}: {text}")
         return advice.exit_code(error)
     except ValueError as error:  # an argument that only the library could judge
-        print(f"chainrelay {options.verb}: {error}", file=sys.stderr)
+        warn(f"chainrelay {options.verb}: {error}")
         return Exit.USAGE
 
 

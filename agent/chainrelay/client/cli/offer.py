@@ -17,7 +17,7 @@ from chainrelay.client.cli import common
 from chainrelay.client.control import Identity
 from chainrelay.client.offer import Admission, Offering, Visitor
 from chainrelay.config.client import ClientConfig, load_client
-from chainrelay.errors import ConfigError
+from chainrelay.errors import ConfigError, OutputError
 from chainrelay.limits import OFFER_PORT, PROGRAM_STOP
 from chainrelay.output import put
 from chainrelay.wire.endpoint import Endpoint, parse_address
@@ -99,7 +99,7 @@ async def run(options: argparse.Namespace) -> int:
         server.tell({"event": "listening", "at": str(offering.listening)}, f"listening at {offering.listening}")
         if options.once:
             return await server.first
-        await offering.forever()
+        await common.until_one(offering.forever(), server.broken)
     return Exit.OK
 
 
@@ -110,8 +110,20 @@ class _Server:
         self._program, self._json = options.program, options.json
         self.first: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         """Exit code of the first client's program; 0 when the client left before the program's end."""
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Raises OutputError once something can't be told any more; `first` does, too."""
 
     async def serve(self, visitor: Visitor) -> None:
+        """Tell of a client, run its program, tell how it ended."""
+        try:
+            await self._serve(visitor)
+        except OutputError as fault:
+            for future in (self.first, self.broken):
+                if not future.done():
+                    future.set_exception(fault)
+                    future.exception()  # the command waits for one of the two
+
+    async def _serve(self, visitor: Visitor) -> None:
         known = {"session": visitor.session.hex(), "peer": str(visitor.peer), "server": str(visitor.server), "id": visitor.principal}
         who = f" ({visitor.principal})" if visitor.principal else ""
         self.tell({"event": "peer", **known}, f"peer {visitor.peer}{who} for {visitor.server}, session {visitor.session.hex()}")
@@ -206,7 +218,7 @@ def _check_address(options: argparse.Namespace, listening: Endpoint) -> None:
     if address is None:
         return
     where = f"--address {address}"
-    if address.is_unspecified or address.is_multicast:
+    if address.is_unspecified or address.is_multicast or str(address) == "255.255.255.255":
         raise ConfigError(where, "clients can't send datagrams of a session there", "give one address at which they reach this host")
     if address.version != listening.family and not any(each.version == address.version for each in options.allow_exit):
         why = f"clients come to {listening}, by IPv{listening.family}, and their datagrams would come by IPv{address.version}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from typing import TYPE_CHECKING
 
 from chainrelay.client.advice import Exit
@@ -13,7 +12,6 @@ from chainrelay.errors import ConfigError
 from chainrelay.wire.messages import Protocol
 
 if TYPE_CHECKING:
-    from chainrelay.client import Session
     from chainrelay.client.cli.common import Verbs
 
 
@@ -40,27 +38,15 @@ async def run(options: argparse.Namespace) -> int:
         raise ConfigError("--seal", why, "use `chainrelay forward --seal`; `open --seal --once` tells whether a sealed session can be had")
     common.check_options(options, tcp_needs_peer=True)
     report = Report(as_json=options.json)
-    protocol = (Protocol.TCP if options.tcp else Protocol.UDP) if options.peer else None
+    protocol = (Protocol.TCP if options.tcp else Protocol.UDP) if options.peer is not None else None
     async with common.make_client(options) as owner:
         session = await common.opening(owner, options, protocol, options.local, sockets=bool(options.seal))
         report.watch(session)
         try:
             report.opened(session)
             if not options.once:
-                await _wait(session, until_done=options.until_done)
+                done = session.server_done() if options.until_done else common.for_ever()
+                await common.until_one(session.ended(), report.broken, done)
         finally:
             await report.end(session)
     return Exit.OK
-
-
-async def _wait(session: Session, *, until_done: bool) -> None:
-    waits = [asyncio.ensure_future(session.ended())]
-    if until_done:
-        waits.append(asyncio.ensure_future(session.server_done()))
-    try:
-        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in done:
-            wait.result()
-    finally:
-        for wait in waits:
-            wait.cancel()

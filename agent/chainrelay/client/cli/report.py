@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
-import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrelay.output import put
+from chainrelay.errors import OutputError
+from chainrelay.output import put, warn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chainrelay.client import Session, Trouble
     from chainrelay.wire.endpoint import Endpoint
 
@@ -19,6 +23,8 @@ class Report:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Raises OutputError once something can't be told any more: the command ends then, it is not to go on unseen."""
 
     def opened(self, session: Session, event: str = "open") -> None:
         """Its endpoints."""
@@ -56,8 +62,21 @@ class Report:
 
     def watch(self, session: Session) -> None:
         """Tell what becomes of it until it is closed."""
-        session.on_moved = lambda moved: self.opened(moved, "moved")
-        session.on_trouble = lambda trouble: self.trouble(session, trouble)
+        session.on_moved = lambda moved: self.breaks(partial(self.opened, moved, "moved"))
+        session.on_trouble = lambda trouble: self.breaks(partial(self.trouble, session, trouble))
+
+    def breaks(self, tell: Callable[[], None]) -> None:
+        """Tell from where nobody waits for the outcome."""
+        try:
+            tell()
+        except OutputError as fault:
+            self.fail(fault)
+
+    def fail(self, fault: OutputError) -> None:
+        """The command is to end with it."""
+        if not self.broken.done():
+            self.broken.set_exception(fault)
+            self.broken.exception()  # whoever waits gets it; when the command ends at the same moment, nobody does
 
     def trouble(self, session: Session, trouble: Trouble | None) -> None:
         """The chain is silent, or back."""
@@ -101,9 +120,9 @@ class Report:
                 f"{seal.unknown} under no key"
             )
         if session.lingers:
-            ends = f"what stands there ends by itself within {session.lingers:.0f} s"
-            self._warn(session, f"is closed, but the chain did not hear it: {ends}")
+            ends = f"what may still stand ends by itself within {session.lingers:.0f} s"
+            self._warn(session, f"is closed, but not every relay has heard it: {ends}")
 
     @staticmethod
     def _warn(session: Session, text: str) -> None:
-        print(f"chainrelay: session {session.id.hex()} {text}", file=sys.stderr, flush=True)
+        warn(f"chainrelay: session {session.id.hex()} {text}")

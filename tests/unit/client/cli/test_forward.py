@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from chainrelay.client.cli.main import parser
 from chainrelay.wire.messages import Way
-from unit.client.cli.command import address, datagram_socket, event, run, started
+from unit.client.cli.command import COMMAND, address, datagram_socket, event, run, started
 from unit.client.fake_relay import SERVER, until
 from unit.client.fake_relay import run as run_scenario
 from unit.client.sealed_chain import SealedChain
@@ -75,6 +76,48 @@ def test_forward_carries_connections_each_with_a_session_of_its_own(directory: P
                 assert address(opened["exit"]) == sender
                 sessions.add(opened["session"])
             assert len(sessions) == 2
+
+
+def test_a_pair_that_the_server_offers_is_a_pair_here(directory: Path) -> None:
+    offer = ("offer", "--listen", "127.0.0.1:0", "--port", "5004", "--components", "2", "--json")
+    with datagram_socket() as program, started(*offer) as server:
+        at = event(server.stdout, "listening")["at"]
+        with started("forward", "0", at, "--json", "--config", str(directory)) as forward:
+            host, port = address(event(forward.stdout, "forward")["listen"])
+            assert event(forward.stdout, "open")["components"] == 2
+            assert port % 2 == 0
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as second, pytest.raises(OSError, match="in use"):
+                second.bind((host, port + 1))
+            program.sendto(b"x", (host, port + 1))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--peer", "10.9.0.1"), ("--peer", ""), ("--peer", "10.9.0.1:80", "--lease", "-1"), ("127.0.0.1:9", "--server-id", "nobody"),
+     ("127.0.0.1:9", "--server-id", ""), ("bad server",)],
+)  # fmt: skip
+def test_wrong_arguments_are_told_before_anybody_connects(wrong: tuple[str, ...], directory: Path) -> None:
+    done = run("forward", "--tcp", "0", *wrong, "--config", str(directory))
+    assert (done.returncode, done.stdout, done.stderr.count("Traceback")) == (2, "", 0)
+    assert done.stderr.startswith("chainrelay forward: ")
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_it_does_not_go_on_unseen(more: tuple[str, ...], directory: Path) -> None:
+    """Whoever read its standard output has gone, and the next line says so."""
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        service.settimeout(10)
+        service_at = f"127.0.0.1:{service.getsockname()[1]}"
+        command = [*COMMAND, "forward", "0", "--tcp", "--peer", service_at, *more, "--config", str(directory)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as forward:
+            assert forward.stdout is not None
+            line = forward.stdout.readline()
+            listen = address(json.loads(line)["listen"] if more else line.split()[1])
+            forward.stdout.close()
+            with socket.create_connection(listen, 10):
+                assert forward.wait(10) == 1
+            assert forward.stderr is not None
+            assert forward.stderr.read() == ""
 
 
 def test_connections_can_not_be_sealed(directory: Path) -> None:

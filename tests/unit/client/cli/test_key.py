@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from pathlib import Path
 
 from unit.client.cli.command import run
+
+
+def test_half_a_key_is_not_left(tmp_path: Path) -> None:
+    """A full disk, for which /dev/full stands: it takes no octet."""
+    path = tmp_path / "key"
+    script = "import os\nopened = os.open\nos.open = lambda path, *more: (opened(path, *more), opened('/dev/full', os.O_WRONLY))[1]\n"
+    script += f"import sys\nfrom chainrelay.client.cli.main import run\nsys.exit(run(['key', 'new', {str(path)!r}]))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "can't write it: No space left on device" in done.stderr
+    assert not path.exists()
 
 
 def test_key_new(tmp_path: Path) -> None:

@@ -48,6 +48,21 @@ def test_offer_once_ends_with_the_programs_exit_code(directory: Path) -> None:
         assert server.wait(10) == 7
 
 
+@pytest.mark.parametrize("more", [("--once",), ()])
+def test_it_does_not_serve_unseen(more: tuple[str, ...], directory: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    command = [*COMMAND, "offer", "--listen", "127.0.0.1:0", "--port", "5004", "--json", *more, "--", "touch", str(ran)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        at = event(server.stdout, "listening")["at"]
+        assert server.stdout is not None
+        server.stdout.close()
+        run("open", at, "--until-done", "--config", str(directory))
+        assert server.wait(10) == 1
+        assert server.stderr is not None
+        assert "Traceback" not in server.stderr.read()
+    assert not ran.exists()
+
+
 def test_a_program_that_can_not_be_started_is_told_and_is_no_success(directory: Path, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/no/such/interpreter\n")

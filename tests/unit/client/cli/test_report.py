@@ -78,7 +78,7 @@ def test_a_close_that_nobody_heard(capsys: pytest.CaptureFixture[str]) -> None:
     end(leg(Unheard), as_json=False)
     said = capsys.readouterr()
     assert said.out == ""
-    assert "did not hear it: what stands there ends by itself within 61 s" in said.err
+    assert "not every relay has heard it: what may still stand ends by itself within 61 s" in said.err
     end(leg(Unheard), as_json=True)
     assert json.loads(capsys.readouterr().out)["lingers"] == 61.4
 
