@@ -89,6 +89,10 @@ class ConfigError(ChainrelayError):
         self.where, self.why, self.mend = where, why, mend
 
 
+class JournalError(ChainrelayError):
+    """The session journal can't be opened now: a full disk, no right to write. Not the configuration's fault: worth another attempt."""
+
+
 class ConfigErrors(ConfigError):
     """Everything that is wrong with a configuration, so that it can be mended in one go. `errors` is never empty."""
 

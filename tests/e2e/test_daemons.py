@@ -309,6 +309,7 @@ def test_a_teardown_leaves_nothing_to_adopt() -> None:
 
 def random_kills(count: int, seed: int, xdp: str = "off") -> None:
     chance = random.Random(seed)
+    stood = 0
     with Chain(2, (4,), lease=8, confined=True, level="info", xdp=xdp) as chain, chain.server(4) as server:
         expect_a_fast_path(chain, xdp)
         for _ in range(count):
@@ -337,9 +338,11 @@ def random_kills(count: int, seed: int, xdp: str = "off") -> None:
                 agent.helper.kill()
                 agent.helper.start()
             opening.join()
+            stood += len(sessions)
             for session in sessions:
                 flows_to_the_server(chain, server.ports[0], session)
                 chain.close_session(session)
+        assert stood > count, "hardly a session stood after a kill: this run shows nothing"
         wait.until(lambda: not chain.leftovers(), "every relay to hold nothing any more", 8 + 2 + 8)
         assert [agent.fast_path()["entries"] for agent in daemons(chain)] == [0, 0], "in the BPF maps"
 

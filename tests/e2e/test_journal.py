@@ -6,13 +6,14 @@ import os
 import re
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from chainrelay.limits import JOURNAL_RETRY
+from chainrelay.limits import JOURNAL_RETRY, LEASE_GRACE, RULES_CHECK
 from chainrelay.net.journal import NAME
 from e2e.chain import Chain, Server
 from lab import wait
@@ -48,6 +49,20 @@ def test_what_can_not_be_read_is_set_aside_and_traffic_goes_on(change: Callable[
         assert len(re.findall(r"unknown_flows=[24]", chain.relays.logs())) == 2
         for agent in daemons(chain):
             assert list(agent.state.glob(f"{NAME}.{aside}*"))
+
+
+def test_who_was_forgotten_comes_back_when_the_leases_have_ended() -> None:
+    """The client opens its session again; what the kernels still hold of it must not be in its way for ever."""
+    with Chain(2, (4,), lease=4, confined=True) as chain, chain.server(4) as server, chain.open(server) as call:
+        call.proves_flow()
+        for agent in daemons(chain):
+            agent.kill()
+            make_old(agent.state / NAME)
+            agent.start()
+        ends = time.monotonic() + 4 + LEASE_GRACE
+        wait.until(lambda: time.monotonic() > ends and call.to_server(1).seen, "datagrams after the leases", 30)
+        call.close()
+        wait.until(lambda: not chain.leftovers(), "every relay to hold nothing any more", 4 * RULES_CHECK)
 
 
 def test_a_full_disk_is_told_and_made_up_for() -> None:

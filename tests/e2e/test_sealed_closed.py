@@ -17,6 +17,7 @@ from typing import Literal
 import pytest
 
 from chainrelay.client.datagrams import send_one
+from chainrelay.errors import Refusal
 from chainrelay.limits import LEASE_GRACE
 from chainrelay.wire.endpoint import Endpoint
 from demo.checks import common_run
@@ -243,13 +244,16 @@ def test_a_missing_neighbour(chain: Chain, side: Side) -> None:
     "sides", [pytest.param(("left",), marks=LONG), pytest.param(("right",), marks=LONG), ("left", "right")], ids="-".join
 )
 def test_a_detached_program(chain: Chain, sides: tuple[str, ...]) -> None:
-    """With one interface left, what comes in there is opened or sealed still; a datagram that finds no program ends at the rules."""
+    """What finds no program ends at the rules, what was opened or sealed is not sent where the answer would find none; and a new session
+    is refused, not accepted and dropped."""
     agent, last = chain.relays.agents[-1], chain.firewalls[-1]
-    reaches: dict[tuple[str, ...], tuple[Side, ...]] = {("left",): ("client",), ("right",): ("server",), ("left", "right"): ()}
     with talking(chain) as wires:
         for side in sides:
             detach(getattr(last, side))
-        keeps_apart(wires, wires.both, reaches=reaches[sides])
+        time.sleep(SETTLED)  # in which the ways have followed
+        keeps_apart(wires, wires.both)
+    with pytest.raises(Refusal, match="which has no fast path to seal in"), talking(chain):
+        pass
     agent.stop()
     agent.start()
     with talking(chain):

@@ -29,6 +29,18 @@ def row() -> Iterator[FastRow]:
         yield made
 
 
+def test_neighbours_are_let_go_with_the_fast_path() -> None:
+    with FastRow(1) as row:
+        fast = row.firewalls[0]
+        flow = Flow(row, 4, 5390)
+        partner = str(flow.mapping.server_partner.address)
+        assert f"{partner} dev {fast.interfaces[1]} lladdr" in fast.host.run(["ip", "neigh"]).stdout
+        assert "managed" in fast.host.run(["ip", "neigh"]).stdout
+        flow.close()
+        fast.pins.load(fast.host, [], "--detach")
+        assert "managed" not in fast.host.run(["ip", "neigh"]).stdout
+
+
 class Flow:
     """A session from the client to the server with an asker for its way."""
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import assert_never
 
 from chainrelay.agent.fast_path import FastPathed
-from chainrelay.config.agent import AgentConfig, DatapathConfig, Rules
+from chainrelay.config.agent import AgentConfig, Rules
 from chainrelay.config.check import Finding
+from chainrelay.config.datapath import DatapathConfig
 from chainrelay.config.problems import Level
 from chainrelay.datapath import legacy_ruleset, ruleset
 from chainrelay.datapath.backend import Backend
@@ -72,10 +73,10 @@ def probe(config: AgentConfig) -> list[Finding]:
     for address in (end.address for end in config.listen):
         if not address.is_unspecified and not address.is_loopback and address not in here:
             why = f"{address} is no address of this host now, and until it is one the agent can't start"
-            found.append(Finding("listen", Level.WARNING, why, "give this host the address, or write one that it has"))
+            found.append(Finding("agent.toml", "listen", Level.WARNING, why, "give this host the address, or write one that it has"))
     if config.rules is Rules.IPTABLES_LEGACY:
         level = {True: Level.ERROR, False: Level.WARNING}
-        found += [Finding("datapath.rules", level[each.fatal], each.why, each.mend) for each in legacy_check.findings()]
+        found += [Finding("agent.toml", "datapath.rules", level[each.fatal], each.why, each.mend) for each in legacy_check.findings()]
     return found
 
 

@@ -228,42 +228,6 @@ class AgentConfig:
     """Folder of the session journal; None: there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class DatapathConfig:
-    """What stands in agent.toml alone and suffices for the datapath helper, and for a teardown."""
-
-    listen: tuple[Endpoint, ...]
-    ruleset: Ruleset
-    rules: Rules
-    xdp: XdpConfig
-    log_level: str
-    socket: Path | None = None
-    state: Path | None = None
-
-
-def load_datapath(directory: Path, facts: HostFacts | None = None, *, running: bool = True) -> DatapathConfig:
-    """Read agent.toml alone. `running`: whether what it names must be on this host, too, as it need not for a teardown or a look.
-    Raises ConfigErrors."""
-    problems = Problems()
-    values = read_file(directory, AGENT, problems)
-    datapath = values.get(DATAPATH)
-    if datapath:
-        _check_mark(datapath)
-        if running:
-            _check_interfaces(datapath, read_host_facts() if facts is None else facts)
-    problems.raise_errors()
-    datapath = values[DATAPATH]
-    return DatapathConfig(
-        listen=values[LISTEN],
-        ruleset=_ruleset(values),
-        rules=datapath[RULES],
-        xdp=_xdp(values),
-        log_level=values[LOG][LEVEL].value,
-        socket=_path(datapath[SOCKET]),
-        state=_state(values),
-    )
-
-
 def load_agent(directory: Path, facts: HostFacts | None = None) -> AgentConfig:
     """Read a relay's directory. `facts`: the host's ports, read from the kernel if not given.
 
@@ -309,31 +273,35 @@ def read_agent(directory: Path, problems: Problems, facts: HostFacts) -> AgentCo
             own=frozenset(end.address for end in listen if not end.address.is_unspecified),
             targets_allow=Prefixes(values[TARGETS][ALLOW]),
         ),
-        ruleset=_ruleset(values),
+        ruleset=ruleset_of(values),
         rules=datapath[RULES],
-        xdp=_xdp(values),
+        xdp=xdp_of(values),
         handshakes_per_second=shares[HANDSHAKES],
         log_level=values[LOG][LEVEL].value,
-        socket=_path(datapath[SOCKET]),
-        state=_state(values),
+        socket=path_of(datapath[SOCKET]),
+        state=state_of(values),
     )
 
 
-def _ruleset(values: Values) -> Ruleset:
+def ruleset_of(values: Values) -> Ruleset:
+    """The static rules."""
     pool, datapath = values[PORTS][POOL], values[DATAPATH]
     return Ruleset(values[FIREWALL], ((pool.first, pool.last),), datapath[MARK], datapath[MASK])
 
 
-def _xdp(values: Values) -> XdpConfig:
+def xdp_of(values: Values) -> XdpConfig:
+    """The fast path."""
     datapath = values[DATAPATH]
-    return XdpConfig(datapath[XDP], datapath[INTERFACES], values[LIMITS][FAST], _path(datapath[PINS]) or DEFAULT_PINS)
+    return XdpConfig(datapath[XDP], datapath[INTERFACES], values[LIMITS][FAST], path_of(datapath[PINS]) or DEFAULT_PINS)
 
 
-def _state(values: Values) -> Path | None:
-    return _path(values[STATE] or os.environ.get("STATE_DIRECTORY"))
+def state_of(values: Values) -> Path | None:
+    """The journal's folder."""
+    return path_of(values[STATE] or os.environ.get("STATE_DIRECTORY"))
 
 
-def _path(text: str | None) -> Path | None:
+def path_of(text: str | None) -> Path | None:
+    """A path, if there is one."""
     return Path(text) if text else None
 
 
@@ -348,8 +316,8 @@ def _check(values: Values, listen: tuple[Endpoint, ...], facts: HostFacts) -> No
     if addresses:
         _check_addresses(addresses)
     if datapath:
-        _check_mark(datapath)
-        _check_interfaces(datapath, facts)
+        check_mark(datapath)
+        check_interfaces(datapath, facts)
     if lease:
         _check_lease(lease)
     if shares and pool is not None and addresses:
@@ -404,14 +372,16 @@ def _expect_host(place: Place, address: Address) -> None:
             return
 
 
-def _check_mark(values: Values) -> None:
+def check_mark(values: Values) -> None:
+    """Of [datapath]."""
     mark, mask = values.get(MARK), values.get(MASK)
     if mark is not None and mask is not None and mark & ~mask:
         why = f"mark {mark:#x} has bits outside of mask {mask:#x}"
         values.at(MARK if values.has(MARK) else MASK).wrong(why, f"write mask = {mark | mask:#x}, or a mark within it")
 
 
-def _check_interfaces(values: Values, facts: HostFacts) -> None:
+def check_interfaces(values: Values, facts: HostFacts) -> None:
+    """Of [datapath]: a name that is not there may come back, so it is no error."""
     if values.get(XDP, Xdp.OFF) is Xdp.OFF:
         return
     here = sorted(facts.interfaces - {"lo"})
@@ -421,7 +391,7 @@ def _check_interfaces(values: Values, facts: HostFacts) -> None:
         if name == "lo":
             place.wrong("no datagram of others arrives at lo", "remove it")
         elif here and name not in here:
-            place.wrong(f"there is no interface {shorten(name)!r} on this host", nearest(name, here, "name one that exists"))
+            place.warn(f"there is no interface {shorten(name)!r} on this host now", nearest(name, here, "name one that exists"))
 
 
 def _check_lease(values: Values) -> None:

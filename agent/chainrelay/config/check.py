@@ -52,8 +52,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the host says about a key of agent.toml."""
+    """What the host says about a key of a file."""
 
+    file: str
     key: str
     level: Level
     why: str
@@ -63,16 +64,16 @@ class Finding:
 def check(directory: Path, facts: HostFacts | None = None, probe: Callable[[AgentConfig], Iterable[Finding]] | None = None) -> Report:
     """Check a relay's directory. `facts`: the host's ports, read from the kernel if not given; `probe`: asks the host about
     a good configuration."""
-    problems = Problems()
+    problems = Problems(only_checking=True)
     config = read_agent(directory, problems, read_host_facts() if facts is None else facts)
     if config is not None and probe is not None:
-        problems.found += [Problem(each.level, "agent.toml", each.key, None, each.why, each.mend) for each in probe(config)]
+        problems.found += [Problem(each.level, each.file, each.key, None, each.why, each.mend) for each in probe(config)]
     return _report(directory, problems)
 
 
 def check_client(directory: Path) -> Report:
     """Check a client's directory."""
-    problems = Problems()
+    problems = Problems(only_checking=True)
     read_client(directory, problems)
     return _report(directory, problems)
 

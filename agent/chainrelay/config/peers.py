@@ -17,6 +17,7 @@ from chainrelay.config.schema import Key, Rows, Schema, Values, WrongError, near
 from chainrelay.session.prefixes import Prefix, Prefixes
 from chainrelay.session.tables import EVERYBODY, Kind, PeerRow, PeerTable
 from chainrelay.wire.keys import PairKey
+from chainrelay.wire.primitives import KEY_LENGTH
 
 _NO_TEXT: str | None = None
 _NO_USERS: tuple[str, ...] = ()
@@ -146,6 +147,10 @@ def _secret(directory: Path, row: Values) -> bytes | None:
             case str(), None:
                 return read_key(directory / file)
             case None, str():
+                if row.place.problems.only_checking and not _credentials_are_visible():
+                    why = f"credential {credential!r} can't be seen from here: systemd shows it to the service alone"
+                    row.at(CREDENTIAL_NAME).warn(why, "nothing is to be done; the agent reads it at its start and at a reload")
+                    return os.urandom(KEY_LENGTH)
                 return _credential(credential)
             case None, None:
                 row.place.wrong("neither file nor credential", "write exactly one of them")
@@ -154,6 +159,12 @@ def _secret(directory: Path, row: Values) -> bytes | None:
     except WrongError as error:
         row.at(FILE if credential is None else CREDENTIAL_NAME).wrong(error.why, error.mend)
     return None
+
+
+def _credentials_are_visible() -> bool:
+    """Not to a shell, nor to what systemd runs as ExecReload= (252: no right to look, 257: not even told where)."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(directory) and os.access(directory or "", os.R_OK | os.X_OK)
 
 
 def _credential(name: str) -> bytes:

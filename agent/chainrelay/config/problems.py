@@ -50,6 +50,8 @@ class Problems:
     """All problems of one load, in the order in which they were met."""
 
     found: list[Problem] = field(default_factory=list)
+    only_checking: bool = False
+    """Nobody is going to run by this configuration here: what only the service itself can see is no error."""
 
     @property
     def errors(self) -> list[Problem]:

@@ -171,8 +171,18 @@ class NftBackend:
             return self._commit(batch)
         except DatapathError as refused:
             if len(batch) == 1:
-                return [_failure(batch[0][0], refused)]
+                return [self._once_more(batch, refused)]
         return [outcome for step in batch for outcome in self._apply([step])]
+
+    def _once_more(self, step: Sequence[Step], refused: DatapathError) -> Outcome:
+        """What stands in the way of an Install may have ended: flows that nobody knew any more leave their map elements behind."""
+        operation = step[0][0]
+        if isinstance(operation, Install) and isinstance(refused, TransactionError) and refused.exists and self._reap():
+            try:
+                return self._commit(step)[0]
+            except DatapathError as again:
+                refused = again
+        return _failure(operation, refused)
 
     def _commit(self, batch: Sequence[Step]) -> list[Outcome]:
         """One transaction: first as if all were there, then for what has ended, then with the tables put back."""
@@ -215,17 +225,21 @@ class NftBackend:
         self._kernel.reserve_ports(self._ruleset.pool)
         self._kernel.run(render(self._ruleset))
 
-    def _reap(self) -> None:
-        """Map elements and conntrack entries without a live element: an old entry would lead a new session astray."""
+    def _reap(self) -> bool:
+        """Map elements and conntrack entries without a live element: an old entry would lead a new session astray. Whether there were
+        any elements."""
         live: set[bytes] = set()
+        found = False
         for family in self._ruleset.families:
             here = {element.key for element in self._kernel.live(family)}
             stale = [(key, data) for key, data in self._kernel.destinations(family) if key not in here]
             if stale:
+                found = True
                 self._kernel.change(nft.forget_maps(family, stale))
             live |= here
         marked = self._kernel.tracked(self._ruleset.mark, self._ruleset.mask)
         self._kernel.forget([key for key in marked if key not in live])
+        return found
 
 
 def _batches(operations: Iterable[Plain]) -> Iterator[list[Step]]:

@@ -236,7 +236,8 @@ class XdpBackend:
                 place, _ = ways[flow.new_destination.address]
                 _, arrives = ways[flow.source.address]
                 seal = _seal(number, key_id) if mapping.sealed else PLAIN
-                if self._kernel.insert(key, value_of(flow, mapping.session, arrives, place, deadline, seal)):
+                value = value_of(flow, mapping.session, arrives, place, deadline, seal)
+                if self._kernel.insert(key, value) or (self._over(key, flow, now) and self._kernel.insert(key, value)):
                     added.append(key)
                     answers.append(None)
                     continue
@@ -274,6 +275,12 @@ class XdpBackend:
         """The entry under this key if it rewrites as `flow` says."""
         found = self._kernel.lookup(key)
         return held_of(found) if found is not None and leads(found, flow) else None
+
+    def _over(self, key: bytes, flow: Flow, now: int) -> bool:
+        """Whether another mapping's entry stood there whose lease had ended; it is taken away. Nobody may know any more whose it was."""
+        found = self._kernel.lookup(key)
+        over = found is not None and not leads(found, flow) and held_of(found).lease_ns <= now and held_of(found).seal == PLAIN
+        return over and self._kernel.take(key) is not None
 
     def _counted(self, flow: Flow) -> Renewed | None:
         held = self._own(key_of(flow.source, flow.destination), flow)

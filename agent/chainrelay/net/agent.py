@@ -242,11 +242,16 @@ class Relay:
         self._timer = asyncio.get_running_loop().call_at(due, self._tick)
 
     async def _watch(self) -> None:
-        """Notice when somebody has removed our rules (`nft flush ruleset`), and put them and the sessions back."""
+        """Notice when somebody has removed our rules (`nft flush ruleset`), and put them and the sessions back. Once the leases have ended
+        of flows that nobody knows any more, clear away what they leave behind."""
         pause = RULES_CHECK
+        unknown = self.engine.unknown_until
         while True:
             await asyncio.sleep(pause)
             try:
+                if unknown and self._now() > unknown:
+                    unknown = 0.0
+                    await self.datapath.call(self._backend.setup)
                 intact, took = await self.datapath.call(self._look)
                 pause = max(RULES_CHECK, took / RULES_CHECK_SHARE)
                 if intact:

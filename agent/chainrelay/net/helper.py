@@ -24,6 +24,16 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+def is_served(path: Path) -> bool:
+    """Whether a helper takes connections there now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 class HelperBackend:
     """`Backend` behind `path`. Connects at the first question. `timeout`: seconds for one answer, reconnecting included."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from chainrelay.errors import ConfigError, ProtocolError
+from chainrelay.errors import ConfigError, JournalError, ProtocolError
 from chainrelay.limits import JOURNAL_RETRY
 from chainrelay.session.events import Forget, Remember
 from chainrelay.session.record import RECORD_VERSION, Record, pack, unpack
@@ -40,7 +40,8 @@ def boot_id() -> str:
 
 
 class SessionJournal:
-    """The journal in `folder`. Raises ConfigError when the folder can't be used or another agent uses it."""
+    """The journal in `folder`. Raises ConfigError when the folder can't be used or another agent uses it, JournalError when it can't be
+    read or written now, which another attempt may mend."""
 
     def __init__(self, folder: Path, boot: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = folder / NAME, clock
@@ -104,8 +105,8 @@ class SessionJournal:
         except VersionError as other:
             self._set_aside(f"version-{other}", f"is of version {other}, this agent's is {RECORD_VERSION}")
         except sqlite3.OperationalError as fault:
-            mend = f"make room, or let the agent's user write to {self._path.parent}"
-            raise ConfigError(str(self._path), f"the session journal can't be opened: {fault}", mend) from fault
+            mend = f"make room, or let the agent's user write to {self._path.parent}; sessions go on until their leases end"
+            raise JournalError(f"{self._path}: the session journal can't be opened: {fault}; {mend}") from fault
         except (sqlite3.DatabaseError, ProtocolError) as fault:
             self._set_aside(f"damaged-{int(time.time())}", f"is damaged ({fault})")
         return self._read(boot)

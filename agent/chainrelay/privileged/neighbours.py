@@ -238,6 +238,21 @@ class Neighbours:
                 self._refresh(address)
 
 
+def let_go(hops: Map) -> None:
+    """Have the kernel keep none of the neighbours any more that it was asked to keep for these ways. What is written by hand stays."""
+    with IPRoute() as netlink:
+        for place in range(hops.entries):
+            value = hops.lookup(_index(place))
+            address = place_of(value) if value is not None else None
+            if address is None:
+                continue
+            with suppress(NetlinkError, IndexError):
+                route = netlink.route("get", dst=str(address), family=AF_INET if isinstance(address, IPv4Address) else AF_INET6)[0]
+                gate, ifindex = _gateway(route) or str(address), route.get_attr("RTA_OIF")
+                if not netlink.neigh("get", dst=gate, ifindex=ifindex)[0]["state"] & BY_HAND:
+                    netlink.neigh("del", dst=gate, ifindex=ifindex)  # it comes again when somebody needs it, as any other
+
+
 def _index(place: int) -> bytes:
     return place.to_bytes(4, sys.byteorder)
 

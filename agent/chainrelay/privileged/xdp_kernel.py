@@ -9,12 +9,13 @@ import errno
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +61,7 @@ def open_fast_path(options: FastPathOptions) -> FastPath:
     """Load, attach and open. Raises DatapathError: under "auto" the caller goes on with the rules alone, otherwise it refuses to start."""
     if not options.interfaces:
         raise DatapathError("no Ethernet interface of this host has an address")
-    report = run_loader(options)
+    report = run_loader(replace(options, interfaces=_present(options.interfaces)) if options.mode == "auto" else options)
     modes: dict[str, dict[str, str]] = report["interfaces"]
     active = [name for name, state in modes.items() if state["mode"] != "off"]
     said = ", ".join(" ".join(filter(None, (name, state["mode"], state["why"]))) for name, state in modes.items())
@@ -71,6 +72,15 @@ def open_fast_path(options: FastPathOptions) -> FastPath:
         log.warning("sealed sessions are refused, plain ones are not concerned: %s", report["no_sealing"])
     folder = Path(report["folder"])
     return FastPath(XdpBackend(XdpKernel(folder)), modes)
+
+
+def _present(interfaces: Sequence[str]) -> tuple[str, ...]:
+    """Those that are there; of the others one line tells. None of them: all, so that the loader says so."""
+    here = {name for _, name in socket.if_nameindex()}
+    found = tuple(name for name in interfaces if name in here)
+    if found and (missing := [name for name in interfaces if name not in here]):
+        log.warning("fast path (auto): there is no %s now; when there is, systemctl restart chainrelay-datapath", ", ".join(missing))
+    return found or tuple(interfaces)
 
 
 def unload_fast_path(pins: Path) -> None:

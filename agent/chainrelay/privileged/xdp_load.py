@@ -22,7 +22,7 @@ from chainrelay.datapath.xdp_layout import LAYOUT_VERSION, homes_of
 from chainrelay.errors import DatapathError
 from chainrelay.limits import FAST_PATH_PARTNERS, FAST_PATH_SESSIONS
 from chainrelay.privileged import xdp_attach, xdp_modes, xdp_pins
-from chainrelay.privileged.xdp_bpf import tick_ns
+from chainrelay.privileged.xdp_bpf import Map, tick_ns
 from chainrelay.privileged.xdp_cache import CodeCache, folder_from_environment
 
 if TYPE_CHECKING:
@@ -130,10 +130,19 @@ def _unload(pins: Path, interfaces: Sequence[str]) -> Report:
         xdp_modes.detach(pins, xdp_attach.interface_index(name))
         report.interfaces[name] = {"mode": "off", "why": "detached"}
     if not xdp_modes.anywhere(pins):
+        _let_go(xdp_pins.folder_of(pins) / "hops")
         for version in [*xdp_pins.other_versions(pins), xdp_pins.folder_of(pins)]:
             xdp_pins.wipe_keys(version)
             xdp_pins.forget(version)
     return report
+
+
+def _let_go(hops: Path) -> None:
+    from chainrelay.privileged.neighbours import let_go  # its netlink library takes a while to load
+
+    if hops.exists():
+        with Map.open(hops) as ways:
+            let_go(ways)
 
 
 def _parser() -> argparse.ArgumentParser:

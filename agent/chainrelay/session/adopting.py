@@ -38,6 +38,7 @@ def adopt(book: Book, records: Iterable[Record], flows: Iterable[LiveFlow]) -> N
         counted[take_up(book, session, record, alive)] += 1
     for flow in alive.values():
         book.pool.occupy(flow.destination, flow.source.address, book.now + flow.expires + book.policy.rest)
+        book.unknown_until = max(book.unknown_until, book.now + flow.expires)
     if sessions or alive:
         fields = {**{name: counted[name] for name in ("kept", "put_back", "gone_on", "removed")}, "unknown_flows": len(alive)}
         book.effects.append(Note("adopted", tuple(fields.items())))

@@ -49,6 +49,8 @@ class Book:
         self.claims: dict[Claim, bytes] = {}
         """Pairs of partners per session: what the kernel's source rewriting is looked up by (docs/design.md §6)."""
         self.draining = False
+        self.unknown_until = 0.0
+        """When the last flow ends that an earlier run has left and no record explains; 0: there is none."""
         self.now = 0.0
         self.effects: list[Effect] = []
         self.serials = count(1)

@@ -107,6 +107,11 @@ class Engine:
         return reporting.port_table(self._book, self._book.now if now is None else now)
 
     @property
+    def unknown_until(self) -> float:
+        """When the last flow ends that no record explained; 0: there was none."""
+        return self._book.unknown_until
+
+    @property
     def draining(self) -> bool:
         """Whether it takes no new sessions."""
         return self._book.draining

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chainrelay.agent.datapath import main, uid_of
-from chainrelay.config.agent import load_datapath
+from chainrelay.config.datapath import load_datapath
 from chainrelay.errors import ConfigError
 from unit.config.directory import RELAY, write
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import socket
 from pathlib import Path
 
 import pytest
 
 from chainrelay.agent import main as main_module
 from chainrelay.agent.main import main
+from chainrelay.config.datapath import DatapathConfig
 from unit.config.directory import RELAY, write
 from unit.net.test_journal import found, kept
 
@@ -65,6 +69,64 @@ def test_a_teardown_by_hand_finds_the_packaged_agents_journal(
     assert main(["--teardown"]) == 0
     assert found(tmp_path / "state") == []
     assert emptied.flushed == 3
+
+
+@pytest.mark.parametrize("text", [None, "half a f", RELAY["agent.toml"] + "nonsense = 1\n"])
+def test_the_packaged_agent_is_taken_down_whatever_its_files_say(
+    text: str | None, tmp_path: Path, emptied: type[Emptied], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package that is removed leaves nothing, above all no program that forwards."""
+    monkeypatch.setattr(main_module, "PACKAGED", tmp_path)
+    monkeypatch.setattr(main_module, "PACKAGED_STATE", tmp_path / "state")
+    if text is not None:
+        (tmp_path / "agent.toml").write_text(text)
+    assert main(["--teardown"]) == 0
+    assert emptied.flushed == 1
+    assert "everything of ours is removed" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    assert main(["--teardown", "--config", str(tmp_path / "other")]) == 2, "where no package is, nothing is guessed"
+    assert emptied.flushed == 1
+
+
+def test_it_goes_through_the_packaged_helper_while_that_serves(
+    tmp_path: Path, emptied: type[Emptied], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path | None] = []
+
+    def build(config: DatapathConfig) -> Emptied:
+        asked.append(config.socket)
+        return Emptied()
+
+    monkeypatch.setattr(main_module, "build_backend", build)
+    monkeypatch.setattr(main_module, "PACKAGED", write(tmp_path, RELAY))
+    monkeypatch.setattr(main_module, "DEFAULT_SOCKET", tmp_path / "socket")
+    assert main(["--teardown"]) == 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as helper:
+        helper.bind(str(tmp_path / "socket"))
+        assert main(["--teardown"]) == 0
+        helper.listen()
+        assert main(["--teardown"]) == 0
+    assert asked == [None, None, tmp_path / "socket"]
+    assert emptied.flushed == 3
+
+
+@pytest.mark.root
+def test_keys_that_the_services_user_can_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(main_module, "PACKAGED", tmp_path)
+    monkeypatch.setattr(main_module, "PACKAGED_USER", "nobody")
+    nobody = pwd.getpwnam("nobody").pw_uid
+    peers, agent = RELAY["peers.toml"].replace('file = "', 'file = "keys/'), 'id = "fw1"\nlisten = ["127.0.0.1:9798"]\n'
+    write(tmp_path, RELAY, peers=peers, agent=agent)
+    (tmp_path / "keys").mkdir(mode=0o755)
+    for name in ("alice.key", "fw2.key"):
+        (tmp_path / name).rename(tmp_path / "keys" / name)
+    os.chown(tmp_path / "keys" / "alice.key", nobody, 0)
+    assert main(["--check-config", "--config", str(tmp_path), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["problems"]
+    assert found["why"] == f"{tmp_path}/keys/fw2.key is not readable for nobody, as which the service runs"
+    assert found["mend"] == f"chown nobody {tmp_path}/keys/fw2.key"
 
 
 def test_a_teardown_needs_no_interface_and_makes_no_folder(tmp_path: Path, emptied: type[Emptied]) -> None:

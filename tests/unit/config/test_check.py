@@ -9,6 +9,7 @@ import pytest
 
 from chainrelay.config.agent import load_agent
 from chainrelay.config.check import check, check_client
+from chainrelay.errors import ConfigError
 from unit.config.directory import CLIENT, NO_FACTS, RELAY, write
 
 
@@ -55,6 +56,22 @@ def test_warnings_do_not_hinder(file: str, text: str, where: str, why: str, tmp_
     assert [warning.where for warning in report.warnings] == [where]
     assert why in report.warnings[0].why
     assert load_agent(tmp_path, NO_FACTS).id == "fw1"
+
+
+@pytest.mark.parametrize("folder", [None, "not there"])
+def test_credentials_that_only_the_service_sees_are_no_error(
+    folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd hides them from what it runs for a reload, which begins with this check."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    if folder is not None:
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / folder))
+    write(tmp_path, RELAY, peers=RELAY["peers.toml"].replace('file = "alice.key"', 'credential = "alice"'))
+    report = check(tmp_path, NO_FACTS)
+    assert report.ok
+    assert [warning.where for warning in report.warnings] == ["peers.toml:peer[1].keys[1].credential (line 4)"]
+    with pytest.raises(ConfigError):
+        load_agent(tmp_path, NO_FACTS)
 
 
 def test_errors_and_warnings_together(tmp_path: Path) -> None:

@@ -143,7 +143,21 @@ def test_held_keys_fail_an_install_and_leave_nothing_to_remove(backend: NftBacke
     assert "10.1.0.1:10000" in installed.why
     assert isinstance(renewed, Failed)
     assert removed == NOTHING
-    assert kernel.calls == []
+    assert not any(keys for name, keys in kernel.calls if name == "forget")
+
+
+def test_what_ended_without_anybody_is_cleared_out_of_an_installs_way(backend: NftBackend, kernel: ScriptedKernel) -> None:
+    """Flows that no record explained any more have left their map elements behind."""
+    over, data = live_keys(mapping(1))[0], bytes([10, 2, 0, 2, 0x9C, 0x41, 0, 0])
+    kernel.maps = [(over, data)]
+    kernel.refuse("AddElements", TransactionError("exists", exists=True), times=1)
+    assert backend.apply([Install(mapping(), 9)]) == [NOTHING]
+
+
+def test_nothing_is_tried_again_where_nothing_has_ended(backend: NftBackend, kernel: ScriptedKernel) -> None:
+    kernel.refuse("element", TransactionError("exists", exists=True))
+    assert isinstance(backend.apply([Install(mapping(), 9)])[0], Failed)
+    assert sum("element" in text for text in kernel.texts) == 1
 
 
 def test_final_counters_go_to_their_operation_and_direction(backend: NftBackend, kernel: ScriptedKernel) -> None:
