@@ -102,6 +102,9 @@ def test_keys_as_credentials(row: Appliances) -> None:
         wait_listening(first)
         with Call(row) as call:
             call.close()
+        told = first.run(["systemctl", "reload", AGENT], check=False)
+        assert told.returncode == 0, told.stderr + first.journal()[-2000:]
+        wait.until(lambda: "configuration read again" in first.run(["systemctl", "status", AGENT], check=False).stdout, "the reload", UP_AGAIN)
     finally:
         first.run(["sh", "-c", f"rm -r {drop_in}; mv /root/keys/* /etc/chainrelay/keys/ && chown chainrelay /etc/chainrelay/keys/*"])
         first.write(peers, text)
@@ -178,14 +181,17 @@ def test_no_datagram_is_lost(row: Appliances, outcomes: Outcomes, ordeal: Callab
 
 
 def test_removal_under_traffic_leaves_nothing(row: Appliances) -> None:
-    """The last one: a package that goes takes its sessions with it, and nobody else's rules."""
+    """The last one: a package that goes takes its sessions with it, and nobody else's rules; whatever its configuration has become."""
     firewall = row.firewalls[1]
+    firewall.run(["sh", "-c", "echo 'nonsense = 1' >>/etc/chainrelay/agent.toml"])
     admin = firewall.run(["nft", "list", "table", "inet", "admin"]).stdout
     with Call(row) as call:
         with traffic(row, call) as flow:
             firewall.run(["apt-get", "-y", "purge", AGENT], timeout=60)
         assert flow.outcome.lost, "the session has ended"
     assert remains(firewall).all == ()
+    assert "managed" not in firewall.run(["ip", "neigh"]).stdout
+    assert "20000" not in firewall.read("/proc/sys/net/ipv4/ip_local_reserved_ports")
     assert firewall.run(["nft", "list", "table", "inet", "admin"]).stdout.split("counter")[0] == admin.split("counter")[0]
 
 
