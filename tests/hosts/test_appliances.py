@@ -104,7 +104,8 @@ def test_keys_as_credentials(row: Appliances) -> None:
             call.close()
         told = first.run(["systemctl", "reload", AGENT], check=False)
         assert told.returncode == 0, told.stderr + first.journal()[-2000:]
-        wait.until(lambda: "configuration read again" in first.run(["systemctl", "status", AGENT], check=False).stdout, "the reload", UP_AGAIN)
+        status = ["systemctl", "status", AGENT]
+        wait.until(lambda: "configuration read again" in first.run(status, check=False).stdout, "the reload", UP_AGAIN)
     finally:
         first.run(["sh", "-c", f"rm -r {drop_in}; mv /root/keys/* /etc/chainrelay/keys/ && chown chainrelay /etc/chainrelay/keys/*"])
         first.write(peers, text)
