@@ -43,6 +43,9 @@ def fields_of(record: logging.LogRecord) -> dict[str, str]:
     fields = {
         "PRIORITY": str(next((number for level, number in _PRIORITY if record.levelno >= level), 7)),
         "LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": str(record.lineno),
+        "CODE_FUNC": record.funcName or "",
     }
     own: dict[str, str] = getattr(record, "fields", {})
     fields |= {_WELL_KNOWN.get(key, f"CHAINRELAY_{key.upper()}"): value for key, value in own.items()}

@@ -40,6 +40,7 @@ log = logging.getLogger("chainrelay.agent")
 
 PACKAGED_USER = "chainrelay"  # User= of the unit
 PACKAGED, PACKAGED_STATE = Path("/etc/chainrelay"), Path("/var/lib/chainrelay")  # StateDirectory= of the unit
+ENDED_SOON = (0.0, 0.5, 2.0, 5.0)  # seconds after which sessions that are ended may have come to their end
 GC_THRESHOLDS = (20_000, 20, 100)  # young objects: some 500 sessions' worth; everything: only after a million sessions' worth
 
 
@@ -193,7 +194,8 @@ def end_all(relay: Relay, notify: Notify) -> None:
     """The rest of draining: what still stands ends now, with word to the next relay."""
     log.warning("draining: no new sessions until the next start; %d that stand are ended", len(relay.engine.sessions()))
     relay.end_all()
-    notify.status(status(relay))
+    for soon in ENDED_SOON:  # the number is what an administrator waits for
+        asyncio.get_running_loop().call_later(soon, lambda: notify.status(status(relay)))
 
 
 def spare_the_standing() -> None:

@@ -39,8 +39,9 @@ def test_a_refusal_arrives_with_its_fields() -> None:
 
 @pytest.mark.parametrize(("level", "priority"), [(logging.ERROR, "3"), (logging.INFO, "6"), (logging.DEBUG, "7")])
 def test_a_plain_record_has_no_message_id(level: int, priority: str) -> None:
-    record = logging.LogRecord("chainrelay.agent", level, "", 0, "text", (), None)
-    assert fields_of(record) == {"PRIORITY": priority, "LOGGER": "chainrelay.agent"}
+    record = logging.LogRecord("chainrelay.agent", level, "/x/main.py", 7, "text", (), None, "serve")
+    where = {"CODE_FILE": "/x/main.py", "CODE_LINE": "7", "CODE_FUNC": "serve"}
+    assert fields_of(record) == {"PRIORITY": priority, "LOGGER": "chainrelay.agent", **where}
 
 
 def test_the_catalog_has_every_event_once() -> None:
