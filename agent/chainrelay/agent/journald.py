@@ -44,7 +44,6 @@ def fields_of(record: logging.LogRecord) -> dict[str, str]:
         "PRIORITY": str(next((number for level, number in _PRIORITY if record.levelno >= level), 7)),
         "LOGGER": record.name,
         "CODE_FILE": record.pathname,
-        "CODE_LINE": str(record.lineno),
         "CODE_FUNC": record.funcName or "",
     }
     own: dict[str, str] = getattr(record, "fields", {})
@@ -65,7 +64,7 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """One record."""
         try:
-            self._send(self.format(record), SYSLOG_IDENTIFIER=_identifier(), **fields_of(record))
+            self._send(self.format(record), SYSLOG_IDENTIFIER=_identifier(), CODE_LINE=record.lineno, **fields_of(record))
         except OSError:
             self.handleError(record)
 

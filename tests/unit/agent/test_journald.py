@@ -40,8 +40,16 @@ def test_a_refusal_arrives_with_its_fields() -> None:
 @pytest.mark.parametrize(("level", "priority"), [(logging.ERROR, "3"), (logging.INFO, "6"), (logging.DEBUG, "7")])
 def test_a_plain_record_has_no_message_id(level: int, priority: str) -> None:
     record = logging.LogRecord("chainrelay.agent", level, "/x/main.py", 7, "text", (), None, "serve")
-    where = {"CODE_FILE": "/x/main.py", "CODE_LINE": "7", "CODE_FUNC": "serve"}
+    where = {"CODE_FILE": "/x/main.py", "CODE_FUNC": "serve"}
     assert fields_of(record) == {"PRIORITY": priority, "LOGGER": "chainrelay.agent", **where}
+
+
+def test_systemds_own_function_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = pytest.importorskip("systemd.journal")
+    sent: list[str] = []
+    monkeypatch.setattr(journal, "sendv", lambda *fields: sent.extend(fields))
+    JournalHandler(journal.send).emit(logging.LogRecord("chainrelay.agent", logging.INFO, "/x/main.py", 7, "text", (), None, "serve"))
+    assert {"MESSAGE=text", "CODE_FILE=/x/main.py", "CODE_LINE=7", "CODE_FUNC=serve", "LOGGER=chainrelay.agent"} <= set(sent)
 
 
 def test_the_catalog_has_every_event_once() -> None:
