@@ -177,7 +177,11 @@ def environment(first: Path | None = None) -> dict[str, str]:
 
 
 def _listening(pid: int, port: int) -> int:
+    """How many sockets the process's network namespace listens with; none before it has entered one of its own. There may be an agent
+    outside of it as well, the machine's."""
     count = 0
+    if Path("/proc", str(pid), "ns", "net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino:
+        return count
     for table in ("tcp", "tcp6"):
         for line in Path("/proc", str(pid), "net", table).read_text(encoding="ascii").splitlines()[1:]:
             _number, local, _remote, state = line.split()[:4]

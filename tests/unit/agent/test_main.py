@@ -99,6 +99,7 @@ def test_it_goes_through_the_packaged_helper_while_that_serves(
 
     monkeypatch.setattr(main_module, "build_backend", build)
     monkeypatch.setattr(main_module, "PACKAGED", write(tmp_path, RELAY))
+    monkeypatch.setattr(main_module, "PACKAGED_STATE", tmp_path / "state")
     monkeypatch.setattr(main_module, "DEFAULT_SOCKET", tmp_path / "socket")
     assert main(["--teardown"]) == 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as helper:
