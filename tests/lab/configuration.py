@@ -122,10 +122,11 @@ rules = "{self.row.rules}"
         return self.pinned or self.folder / f"{name}-run" / "bpf"
 
     def _fast_path(self, firewall: Firewall) -> str:
+        pins = f'pins = "{self.pins(firewall.name)}"\n'  # also where there is none: the default is the machine's own relay's
         if self.xdp == "off":
-            return ""
+            return pins
         room = f"[limits]\nfast_path_sessions = {self.room}\n" if self.room else ""
-        return f'xdp = "{self.xdp}"\npins = "{self.pins(firewall.name)}"\n{room}'
+        return f'xdp = "{self.xdp}"\n{pins}{room}'
 
     def _routes(self, after: Firewall | None, way: str = "") -> str:
         if after is None:
