@@ -273,30 +273,27 @@ def read_agent(directory: Path, problems: Problems, facts: HostFacts) -> AgentCo
             own=frozenset(end.address for end in listen if not end.address.is_unspecified),
             targets_allow=Prefixes(values[TARGETS][ALLOW]),
         ),
-        ruleset=ruleset_of(values),
+        ruleset=_ruleset(values),
         rules=datapath[RULES],
-        xdp=xdp_of(values),
+        xdp=_xdp(values),
         handshakes_per_second=shares[HANDSHAKES],
         log_level=values[LOG][LEVEL].value,
         socket=path_of(datapath[SOCKET]),
-        state=state_of(values),
+        state=_state(values),
     )
 
 
-def ruleset_of(values: Values) -> Ruleset:
-    """The static rules."""
+def _ruleset(values: Values) -> Ruleset:
     pool, datapath = values[PORTS][POOL], values[DATAPATH]
     return Ruleset(values[FIREWALL], ((pool.first, pool.last),), datapath[MARK], datapath[MASK])
 
 
-def xdp_of(values: Values) -> XdpConfig:
-    """The fast path."""
+def _xdp(values: Values) -> XdpConfig:
     datapath = values[DATAPATH]
     return XdpConfig(datapath[XDP], datapath[INTERFACES], values[LIMITS][FAST], path_of(datapath[PINS]) or DEFAULT_PINS)
 
 
-def state_of(values: Values) -> Path | None:
-    """The journal's folder."""
+def _state(values: Values) -> Path | None:
     return path_of(values[STATE] or os.environ.get("STATE_DIRECTORY"))
 
 

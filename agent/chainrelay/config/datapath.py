@@ -32,9 +32,6 @@ from chainrelay.config.agent import (
     check_interfaces,
     check_mark,
     path_of,
-    ruleset_of,
-    state_of,
-    xdp_of,
 )
 from chainrelay.config.files import read_file
 from chainrelay.config.host import HostFacts, read_host_facts
@@ -69,30 +66,20 @@ def load_datapath(directory: Path, facts: HostFacts | None = None) -> DatapathCo
         check_mark(datapath)
         check_interfaces(datapath, read_host_facts() if facts is None else facts)
     problems.raise_errors()
-    datapath = values[DATAPATH]
-    return DatapathConfig(
-        listen=values[LISTEN],
-        ruleset=ruleset_of(values),
-        rules=datapath[RULES],
-        xdp=xdp_of(values),
-        log_level=values[LOG][LEVEL].value,
-        socket=path_of(datapath[SOCKET]),
-        state=state_of(values),
-    )
+    return _config(values)
 
 
 def salvage_datapath(directory: Path) -> tuple[DatapathConfig, list[ConfigError]]:
     """For a teardown: what of agent.toml can be read, the defaults for the rest, and what was wrong with it. Never raises."""
     problems = Problems()
     values = read_file(directory, AGENT, problems)
+    return _config(values), [problem.error() for problem in problems.errors]
 
-    def section(key: Key[Values]) -> Values:
-        found = values.get(key)
-        return found if found is not None else key.kind.read({}, values.at(key))
 
-    datapath, ports, shares, log = section(DATAPATH), section(PORTS), section(LIMITS), section(LOG)
+def _config(values: Values) -> DatapathConfig:
+    datapath, ports, shares, log = (_section(values, key) for key in (DATAPATH, PORTS, LIMITS, LOG))
     pool, mark = _right(ports, POOL), _right(datapath, MARK)
-    config = DatapathConfig(
+    return DatapathConfig(
         listen=values.get(LISTEN, ()),
         ruleset=Ruleset(_right(values, FIREWALL), ((pool.first, pool.last),), mark, _right(datapath, MASK) | mark),
         rules=_right(datapath, RULES),
@@ -103,7 +90,12 @@ def salvage_datapath(directory: Path) -> tuple[DatapathConfig, list[ConfigError]
         socket=path_of(_right(datapath, SOCKET)),
         state=path_of(_right(values, STATE) or os.environ.get("STATE_DIRECTORY")),
     )
-    return config, [problem.error() for problem in problems.errors]
+
+
+def _section(values: Values, key: Key[Values]) -> Values:
+    """A table, all of defaults where it was none."""
+    found = values.get(key)
+    return found if found is not None else key.kind.read({}, values.at(key))
 
 
 def _right(values: Values, key: Key[T]) -> T:

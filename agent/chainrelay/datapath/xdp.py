@@ -237,11 +237,12 @@ class XdpBackend:
                 _, arrives = ways[flow.source.address]
                 seal = _seal(number, key_id) if mapping.sealed else PLAIN
                 value = value_of(flow, mapping.session, arrives, place, deadline, seal)
-                if self._kernel.insert(key, value) or (self._over(key, flow, now) and self._kernel.insert(key, value)):
+                inserted = self._kernel.insert(key, value)
+                found = None if inserted else self._own(key, flow)
+                if inserted or (found is None and self._cleared(key, now) and self._kernel.insert(key, value)):
                     added.append(key)
                     answers.append(None)
                     continue
-                found = self._own(key, flow)
                 if found is None or (found.seal.kind, found.seal.component) != (seal.kind, seal.component):
                     raise DatapathError(f"another session already relays from {flow.source} to {flow.destination}")
                 ended = found.lease_ns <= now
@@ -276,10 +277,11 @@ class XdpBackend:
         found = self._kernel.lookup(key)
         return held_of(found) if found is not None and leads(found, flow) else None
 
-    def _over(self, key: bytes, flow: Flow, now: int) -> bool:
-        """Whether another mapping's entry stood there whose lease had ended; it is taken away. Nobody may know any more whose it was."""
-        found = self._kernel.lookup(key)
-        over = found is not None and not leads(found, flow) and held_of(found).lease_ns <= now and held_of(found).seal == PLAIN
+    def _cleared(self, key: bytes, now: int) -> bool:
+        """Take another mapping's entry away whose lease has ended: nobody may know any more whose it was. Whether there was one."""
+        value = self._kernel.lookup(key)
+        held = held_of(value) if value is not None else None
+        over = held is not None and held.lease_ns <= now and held.seal == PLAIN
         return over and self._kernel.take(key) is not None
 
     def _counted(self, flow: Flow) -> Renewed | None:

@@ -24,6 +24,19 @@ def test_an_entry_of_another_session_is_neither_taken_over_nor_removed() -> None
     assert maps.held == before
 
 
+def test_an_entry_of_another_session_whose_lease_has_ended_makes_room() -> None:
+    """Nobody may know any more whose it was: a journal can be lost."""
+    maps = Maps([])
+    fast = XdpBackend(maps)
+    first = mapping()
+    fast.apply([Install(first, 1)])
+    other = replace(first, session=bytes(15) + b"x", server_side=first.server_side.next(1))
+    assert isinstance(fast.apply([Install(other, 60)])[0], Failed)
+    maps.now = 2 * 10**9
+    assert fast.apply([Install(other, 60)]) == [Done(Counters())]
+    assert {flow.source for flow in fast.flows()} == {other.client_partner, other.server_partner}
+
+
 def test_an_ended_lease_counts_as_gone() -> None:
     maps = Maps([])
     fast = XdpBackend(maps)
