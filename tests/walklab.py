@@ -15,7 +15,8 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, Self
 
 from chainrelay.client import Client, Session
-from chainrelay.config.agent import AgentConfig, Rules, XdpConfig
+from chainrelay.config.agent import AgentConfig, XdpConfig
+from chainrelay.config.agent_keys import Rules
 from chainrelay.config.client import ClientConfig
 from chainrelay.datapath.fake import FakeBackend
 from chainrelay.datapath.ruleset import Firewall, Ruleset

@@ -86,6 +86,8 @@ UNTESTED = {
     "privileged/xdp_load.py": "tests/xdp/test_loader runs it as the process it is",
     "privileged/xdp_modes.py": "tests/xdp/test_loader: every reason for a mode, foreign programs, interfaces that go",
     "agent/assemble.py": "joins what is tested elsewhere; every agent of tests/e2e starts through it",
+    "config/agent_checks.py": "test_agent: a row for everything that takes two keys or the host to judge",
+    "config/agent_keys.py": "test_agent has every key, right and wrong; test_examples compares the documentation made of it",
     "config/access.py": "test_agent reads access.toml through it, right and wrong",
     "config/files.py": "test_agent: missing, unreadable and malformed files",
     "config/kinds.py": "test_schema and test_agent have every kind, right and wrong",

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import assert_never
 
 from chainrelay.agent.fast_path import FastPathed
-from chainrelay.config.agent import AgentConfig, Rules
+from chainrelay.config.agent import AgentConfig
+from chainrelay.config.agent_keys import Rules
 from chainrelay.config.check import Finding
 from chainrelay.config.datapath import DatapathConfig
 from chainrelay.config.problems import Level

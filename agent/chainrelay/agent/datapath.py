@@ -18,7 +18,7 @@ from chainrelay import __version__
 from chainrelay.agent.assemble import local_backend
 from chainrelay.agent.journald import set_up_logging
 from chainrelay.agent.notify import Notify
-from chainrelay.config.agent import DEFAULT_SOCKET
+from chainrelay.config.agent_keys import DEFAULT_SOCKET
 from chainrelay.config.datapath import load_datapath
 from chainrelay.errors import ChainrelayError, ConfigError
 from chainrelay.limits import HELPER_PULSE

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from chainrelay.config.agent import Xdp, XdpConfig
+from chainrelay.config.agent import XdpConfig
+from chainrelay.config.agent_keys import Xdp
 from chainrelay.datapath.backend import Backend
 from chainrelay.datapath.mapping import Counters, LiveFlow, Mapping, Operation, Outcome
 from chainrelay.datapath.stack import Stack

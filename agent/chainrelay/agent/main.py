@@ -21,7 +21,8 @@ from chainrelay.agent.assemble import administrators_rule, build_backend, build_
 from chainrelay.agent.fast_path import state_of
 from chainrelay.agent.journald import set_up_logging
 from chainrelay.agent.notify import Notify
-from chainrelay.config.agent import DEFAULT_SOCKET, AgentConfig, load_agent
+from chainrelay.config.agent import AgentConfig, load_agent
+from chainrelay.config.agent_keys import DEFAULT_SOCKET
 from chainrelay.config.check import Finding, check
 from chainrelay.config.datapath import DatapathConfig, load_datapath, salvage_datapath
 from chainrelay.config.diff import differences, in_force

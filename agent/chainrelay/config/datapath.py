@@ -7,32 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
 
-from chainrelay.config.agent import (
-    AGENT,
-    DATAPATH,
-    DEFAULT_PINS,
-    FAST,
-    FIREWALL,
-    INTERFACES,
-    LEVEL,
-    LIMITS,
-    LISTEN,
-    LOG,
-    MARK,
-    MASK,
-    PINS,
-    POOL,
-    PORTS,
-    RULES,
-    SOCKET,
-    STATE,
-    XDP,
-    Rules,
-    XdpConfig,
-    check_interfaces,
-    check_mark,
-    path_of,
-)
+from chainrelay.config import agent_keys as keys
+from chainrelay.config.agent import XdpConfig, path_of
+from chainrelay.config.agent_checks import check_interfaces, check_mark
 from chainrelay.config.files import read_file
 from chainrelay.config.host import HostFacts, read_host_facts
 from chainrelay.config.problems import Problems
@@ -50,7 +27,7 @@ class DatapathConfig:
 
     listen: tuple[Endpoint, ...]
     ruleset: Ruleset
-    rules: Rules
+    rules: keys.Rules
     xdp: XdpConfig
     log_level: str
     socket: Path | None = None
@@ -60,8 +37,8 @@ class DatapathConfig:
 def load_datapath(directory: Path, facts: HostFacts | None = None) -> DatapathConfig:
     """Read agent.toml alone. Raises ConfigErrors."""
     problems = Problems()
-    values = read_file(directory, AGENT, problems)
-    datapath = values.get(DATAPATH)
+    values = read_file(directory, keys.AGENT, problems)
+    datapath = values.get(keys.DATAPATH)
     if datapath:
         check_mark(datapath)
         check_interfaces(datapath, read_host_facts() if facts is None else facts)
@@ -72,23 +49,26 @@ def load_datapath(directory: Path, facts: HostFacts | None = None) -> DatapathCo
 def salvage_datapath(directory: Path) -> tuple[DatapathConfig, list[ConfigError]]:
     """For a teardown: what of agent.toml can be read, the defaults for the rest, and what was wrong with it. Never raises."""
     problems = Problems()
-    values = read_file(directory, AGENT, problems)
+    values = read_file(directory, keys.AGENT, problems)
     return _config(values), [problem.error() for problem in problems.errors]
 
 
 def _config(values: Values) -> DatapathConfig:
-    datapath, ports, shares, log = (_section(values, key) for key in (DATAPATH, PORTS, LIMITS, LOG))
-    pool, mark = _right(ports, POOL), _right(datapath, MARK)
+    datapath, ports, shares, log = (_section(values, key) for key in (keys.DATAPATH, keys.PORTS, keys.LIMITS, keys.LOG))
+    pool, mark = _right(ports, keys.POOL), _right(datapath, keys.MARK)
     return DatapathConfig(
-        listen=values.get(LISTEN, ()),
-        ruleset=Ruleset(_right(values, FIREWALL), ((pool.first, pool.last),), mark, _right(datapath, MASK) | mark),
-        rules=_right(datapath, RULES),
+        listen=values.get(keys.LISTEN, ()),
+        ruleset=Ruleset(_right(values, keys.FIREWALL), ((pool.first, pool.last),), mark, _right(datapath, keys.MASK) | mark),
+        rules=_right(datapath, keys.RULES),
         xdp=XdpConfig(
-            _right(datapath, XDP), _right(datapath, INTERFACES), _right(shares, FAST), path_of(_right(datapath, PINS)) or DEFAULT_PINS
+            mode=_right(datapath, keys.XDP),
+            interfaces=_right(datapath, keys.INTERFACES),
+            sessions=_right(shares, keys.FAST),
+            pins=path_of(_right(datapath, keys.PINS)) or keys.DEFAULT_PINS,
         ),
-        log_level=_right(log, LEVEL).value,
-        socket=path_of(_right(datapath, SOCKET)),
-        state=path_of(_right(values, STATE) or os.environ.get("STATE_DIRECTORY")),
+        log_level=_right(log, keys.LEVEL).value,
+        socket=path_of(_right(datapath, keys.SOCKET)),
+        state=path_of(_right(values, keys.STATE) or os.environ.get("STATE_DIRECTORY")),
     )
 
 

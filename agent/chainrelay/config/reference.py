@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chainrelay.config.access import ACCESS
-from chainrelay.config.agent import AGENT
+from chainrelay.config.agent_keys import AGENT
 from chainrelay.config.client import CLIENT
 from chainrelay.config.peers import PEERS
 from chainrelay.config.routes import CLIENT_ROUTES

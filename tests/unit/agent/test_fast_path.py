@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from chainrelay.agent.fast_path import STATE, FastPathed, options_of
-from chainrelay.config.agent import Xdp, XdpConfig
+from chainrelay.config.agent import XdpConfig
+from chainrelay.config.agent_keys import Xdp
 from chainrelay.datapath.fake import FakeBackend
 from chainrelay.datapath.mapping import Counters, Done, Install
 from chainrelay.datapath.xdp import XdpBackend

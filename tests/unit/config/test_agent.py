@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chainrelay.config.agent import Xdp, XdpConfig, load_agent
+from chainrelay.config.agent import XdpConfig, load_agent
+from chainrelay.config.agent_keys import Xdp
 from chainrelay.config.check import check
 from chainrelay.config.datapath import load_datapath
 from chainrelay.config.host import HostFacts

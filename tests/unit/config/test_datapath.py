@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chainrelay import limits
-from chainrelay.config.agent import DEFAULT_PINS, Rules, Xdp
+from chainrelay.config.agent_keys import DEFAULT_PINS, Rules, Xdp
 from chainrelay.config.datapath import load_datapath, salvage_datapath
 from chainrelay.datapath.ruleset import Firewall
 from unit.config.directory import NO_FACTS, RELAY, write

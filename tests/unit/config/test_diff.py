@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chainrelay.config.agent import AGENT, AgentConfig, load_agent
+from chainrelay.config.agent import AgentConfig, load_agent
+from chainrelay.config.agent_keys import AGENT
 from chainrelay.config.diff import RESTART, differences, in_force
 from chainrelay.config.schema import Schema
 from unit.config.directory import NO_FACTS, RELAY, write, write_key

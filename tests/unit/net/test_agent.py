@@ -12,7 +12,8 @@ from ipaddress import IPv4Address, ip_network
 import pytest
 
 from chainrelay.client.leg import PATIENCE
-from chainrelay.config.agent import AgentConfig, Rules, XdpConfig
+from chainrelay.config.agent import AgentConfig, XdpConfig
+from chainrelay.config.agent_keys import Rules
 from chainrelay.datapath.fake import FakeBackend
 from chainrelay.datapath.ruleset import Firewall, Ruleset
 from chainrelay.errors import Code, Refusal
