@@ -85,6 +85,7 @@ UNTESTED = {
     "privileged/xdp_flows.py": "tests/unit/ebpf/test_table and test_control: it and the programs behind it are one thing",
     "privileged/xdp_load.py": "tests/xdp/test_loader runs it as the process it is",
     "privileged/xdp_modes.py": "tests/xdp/test_loader: every reason for a mode, foreign programs, interfaces that go",
+    "agent/packaged.py": "test_main: teardowns, and the check, of a packaged agent",
     "agent/assemble.py": "joins what is tested elsewhere; every agent of tests/e2e starts through it",
     "config/agent_checks.py": "test_agent: a row for everything that takes two keys or the host to judge",
     "config/agent_keys.py": "test_agent has every key, right and wrong; test_examples compares the documentation made of it",

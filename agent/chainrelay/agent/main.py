@@ -9,28 +9,24 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
-import pwd
 import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from chainrelay import __version__
+from chainrelay.agent import packaged
 from chainrelay.agent.assemble import administrators_rule, build_backend, build_relay, probe, static_rules, with_own_addresses
 from chainrelay.agent.fast_path import state_of
 from chainrelay.agent.journald import set_up_logging
 from chainrelay.agent.notify import Notify
 from chainrelay.config.agent import AgentConfig, load_agent
-from chainrelay.config.agent_keys import DEFAULT_SOCKET
-from chainrelay.config.check import Finding, check
+from chainrelay.config.check import check
 from chainrelay.config.datapath import DatapathConfig, load_datapath, salvage_datapath
 from chainrelay.config.diff import differences, in_force
-from chainrelay.config.problems import Level
 from chainrelay.errors import ChainrelayError, ConfigError, ConfigErrors
 from chainrelay.limits import STATUS_PERIOD
 from chainrelay.net.agent import Relay
-from chainrelay.net.helper import is_served
 from chainrelay.net.journal import NAME as JOURNAL
 from chainrelay.net.journal import SessionJournal
 from chainrelay.net.listener import assert_no_agent
@@ -39,8 +35,6 @@ from chainrelay.session.events import Forget
 
 log = logging.getLogger("chainrelay.agent")
 
-PACKAGED_USER = "chainrelay"  # User= of the unit
-PACKAGED, PACKAGED_STATE = Path("/etc/chainrelay"), Path("/var/lib/chainrelay")  # StateDirectory= of the unit
 ENDED_SOON = (0.0, 0.5, 2.0, 5.0)  # seconds after which sessions that are ended may have come to their end
 GC_THRESHOLDS = (20_000, 20, 100)  # young objects: some 500 sessions' worth; everything: only after a million sessions' worth
 
@@ -59,17 +53,17 @@ def main(argv: list[str] | None = None) -> int:
 def carry_out(options: argparse.Namespace) -> int:
     """What the options ask for. Returns the exit status; raises ChainrelayError."""
     if options.check_config:
-        report = check(options.config, probe=lambda config: [*probe(config), *unreadable(options.config)])
+        report = check(options.config, probe=lambda config: [*probe(config), *packaged.unreadable(options.config)])
         put(report.as_json() if options.json else report.as_text())
         return 0 if report.ok else 2
     if options.teardown:
         config, faults = salvage_datapath(options.config)
-        if faults and options.config != PACKAGED:
+        if faults and options.config != packaged.DIRECTORY:
             raise ConfigErrors(faults)
         for fault in faults:
             warn(f"chainrelay-agent: {fault}; the default stands in for it, everything of ours is removed")
-        helper = options.datapath_socket or config.socket or packaged_helper(options.config)
-        teardown(config, helper, config.state or packaged_state(options.config))
+        helper = options.datapath_socket or config.socket or packaged.helper(options.config)
+        teardown(config, helper, config.state or packaged.state(options.config))
     elif options.print_ruleset:
         put(static_rules(load_datapath(options.config)), end="")
     elif options.print_datapath:
@@ -87,7 +81,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="chainrelay-agent", description="The relay's agent: the handshake with its neighbours, rules for the kernel."
     )
-    parser.add_argument("--config", type=Path, default=PACKAGED, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--config", type=Path, default=packaged.DIRECTORY, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--datapath-socket", type=Path, metavar="PATH", help="the datapath helper's socket, instead of [datapath] socket")
     parser.add_argument("--json", action="store_true", help="with --check-config, --print-datapath: print JSON")
     what = parser.add_mutually_exclusive_group()
@@ -102,34 +96,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def with_options(config: AgentConfig, options: argparse.Namespace) -> AgentConfig:
     """The configuration with what the command line says instead."""
     return replace(config, socket=options.datapath_socket) if options.datapath_socket is not None else config
-
-
-def unreadable(directory: Path) -> list[Finding]:
-    """Key files of the packaged agent that root reads here and its user can't."""
-    if directory != PACKAGED or os.geteuid() != 0:
-        return []
-    try:
-        user = pwd.getpwnam(PACKAGED_USER)
-    except KeyError:
-        return []
-    keys, found = directory / "keys", []
-    for path in [keys, *keys.glob("*")] if keys.is_dir() else []:
-        status = path.stat()
-        by_group = status.st_gid == user.pw_gid and status.st_mode & 0o040
-        if status.st_uid != user.pw_uid and not by_group and not status.st_mode & 0o004:
-            why = f"{path} is not readable for {PACKAGED_USER}, as which the service runs"
-            found.append(Finding("peers.toml", "keys", Level.WARNING, why, f"chown {PACKAGED_USER} {path}"))
-    return found
-
-
-def packaged_state(directory: Path) -> Path | None:
-    """Where the packaged agent has its journal: systemd tells it alone (StateDirectory=), not who runs the command by hand."""
-    return PACKAGED_STATE if directory == PACKAGED and PACKAGED_STATE.is_dir() else None
-
-
-def packaged_helper(directory: Path) -> Path | None:
-    """The packaged helper's socket, if it serves: what is removed behind its back it would still believe in."""
-    return DEFAULT_SOCKET if directory == PACKAGED and is_served(DEFAULT_SOCKET) else None
 
 
 def teardown(config: DatapathConfig, helper: Path | None, state: Path | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from chainrelay.agent import main as main_module
+from chainrelay.agent import packaged
 from chainrelay.agent.main import main
 from chainrelay.config.datapath import DatapathConfig
 from unit.config.directory import RELAY, write
@@ -59,8 +60,8 @@ def test_a_teardown_by_hand_finds_the_packaged_agents_journal(
 ) -> None:
     """systemd tells the agent where it is, and nobody else: what is left in it would come back with the next start."""
     (tmp_path / "etc").mkdir()
-    monkeypatch.setattr(main_module, "PACKAGED", write(tmp_path / "etc", RELAY))
-    monkeypatch.setattr(main_module, "PACKAGED_STATE", tmp_path / "state")
+    monkeypatch.setattr(packaged, "DIRECTORY", write(tmp_path / "etc", RELAY))
+    monkeypatch.setattr(packaged, "STATE", tmp_path / "state")
     assert main(["--teardown"]) == 0
     assert not (tmp_path / "state").exists(), "it makes none"
     kept(tmp_path / "state", 1, 2)
@@ -76,8 +77,8 @@ def test_the_packaged_agent_is_taken_down_whatever_its_files_say(
     text: str | None, tmp_path: Path, emptied: type[Emptied], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A package that is removed leaves nothing, above all no program that forwards."""
-    monkeypatch.setattr(main_module, "PACKAGED", tmp_path)
-    monkeypatch.setattr(main_module, "PACKAGED_STATE", tmp_path / "state")
+    monkeypatch.setattr(packaged, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(packaged, "STATE", tmp_path / "state")
     if text is not None:
         (tmp_path / "agent.toml").write_text(text)
     assert main(["--teardown"]) == 0
@@ -98,9 +99,9 @@ def test_it_goes_through_the_packaged_helper_while_that_serves(
         return Emptied()
 
     monkeypatch.setattr(main_module, "build_backend", build)
-    monkeypatch.setattr(main_module, "PACKAGED", write(tmp_path, RELAY))
-    monkeypatch.setattr(main_module, "PACKAGED_STATE", tmp_path / "state")
-    monkeypatch.setattr(main_module, "DEFAULT_SOCKET", tmp_path / "socket")
+    monkeypatch.setattr(packaged, "DIRECTORY", write(tmp_path, RELAY))
+    monkeypatch.setattr(packaged, "STATE", tmp_path / "state")
+    monkeypatch.setattr(packaged, "DEFAULT_SOCKET", tmp_path / "socket")
     assert main(["--teardown"]) == 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as helper:
         helper.bind(str(tmp_path / "socket"))
@@ -115,8 +116,8 @@ def test_it_goes_through_the_packaged_helper_while_that_serves(
 def test_keys_that_the_services_user_can_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(main_module, "PACKAGED", tmp_path)
-    monkeypatch.setattr(main_module, "PACKAGED_USER", "nobody")
+    monkeypatch.setattr(packaged, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(packaged, "USER", "nobody")
     nobody = pwd.getpwnam("nobody").pw_uid
     peers, agent = RELAY["peers.toml"].replace('file = "', 'file = "keys/'), 'id = "fw1"\nlisten = ["127.0.0.1:9798"]\n'
     write(tmp_path, RELAY, peers=peers, agent=agent)
